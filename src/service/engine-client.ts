@@ -1,0 +1,79 @@
+// Owns the service's view of an engine: submit token ids, get token ids. Implemented over the contract.
+import type { Refusal } from '../common/errors.ts';
+import type { Sampling, StatusReply } from '../contract/generated/xllm_pb.js';
+
+export interface EngineModel {
+  /** Served model name. */
+  readonly model: string;
+  readonly modelPath: string;
+  readonly vocabSize: number;
+  readonly maxModelLen: number;
+  readonly stopTokenIds: readonly number[];
+  readonly numericsId: string;
+  readonly instance: string;
+}
+
+export interface EngineRequest {
+  readonly requestId: string;
+  readonly model: string;
+  readonly promptIds: Int32Array;
+  readonly sampling: Sampling;
+  readonly maxTokens: number;
+  /** One sequence per seed. */
+  readonly seeds: readonly bigint[];
+  readonly priority: number;
+  readonly offline: boolean;
+  readonly cacheSalt: string;
+  /** 0: none. */
+  readonly deadlineMs: number;
+}
+
+export interface TokenLogprob {
+  readonly tokenId: number;
+  readonly logprob: number;
+  readonly rank: number;
+  readonly topIds: Int32Array;
+  readonly topLogprobs: Float32Array;
+}
+
+export type EngineFinish = 'stop' | 'length' | 'abort' | 'error';
+
+/** New tokens of one choice. */
+export interface EngineDelta {
+  readonly choice: number;
+  readonly tokenIds: Int32Array;
+  readonly logprobs: readonly TokenLogprob[];
+  readonly promptLogprobs: readonly TokenLogprob[];
+  readonly finish: EngineFinish | null;
+  /** The stop token id that ended the sequence (it is the last of tokenIds), where one did. */
+  readonly stopTokenId: number | null;
+  /** With the first delta of a choice. */
+  readonly numCachedTokens: number | null;
+  readonly queueMs: number | null;
+  readonly prefillMs: number | null;
+  readonly numPreemptions: number;
+  /** With finish 'error'. */
+  readonly error: Refusal | null;
+}
+
+/** A submitted request. Deltas arrive by callback, in order, at most one call per engine step and choice. */
+export interface EngineHandle {
+  /** Ends one choice (a stop string was met after `keepTokens` tokens) or, with none named, all of them. */
+  abort(choice?: number, keepTokens?: number): void;
+  /** Back-pressure: the engine computes nothing for this request until `resume`. */
+  pause(): void;
+  resume(): void;
+}
+
+export interface EngineClient {
+  /** null while no engine is connected. */
+  readonly model: EngineModel | null;
+  /**
+   * Resolves with a handle once the engine has admitted the request, or with its refusal. After admission every
+   * choice ends with exactly one delta whose `finish` is set, also when the engine dies (finish 'error',
+   * engine_lost).
+   */
+  submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
+  /** Latest status; null while no engine is connected. */
+  status(): Promise<StatusReply | null>;
+}
