@@ -1,0 +1,148 @@
+// Owns the libc calls of the engine: memory mappings, memfd, CPU affinity. Linux; other systems say what is missing.
+import { type Address, koffi } from './koffi.ts';
+
+const MAP_FAILED = -1;
+/** Flag values of Linux on x86-64 and arm64 (asm-generic/mman-common.h). */
+export const PROT = { none: 0, read: 1, write: 2, exec: 4 } as const;
+export const MAP = {
+  shared: 1,
+  private: 2,
+  fixed: 0x10,
+  anonymous: 0x20,
+  noreserve: 0x4000,
+  populate: 0x8000,
+} as const;
+export const MADV = { dontneed: 4, hugepage: 14, nohugepage: 15, collapse: 25 } as const;
+export const PAGE_BYTES = 4096;
+
+type NativeFunction = ReturnType<ReturnType<typeof koffi.load>['func']>;
+
+/** Bound on first use, so that importing this file works on any system. */
+const functions = new Map<string, NativeFunction>();
+let library: ReturnType<typeof koffi.load> | undefined;
+
+function libc(prototype: string): NativeFunction {
+  let fn = functions.get(prototype);
+  if (!fn) {
+    library ??= koffi.load('libc.so.6');
+    fn = library.func(prototype);
+    functions.set(prototype, fn);
+  }
+  return fn;
+}
+
+/** Why a native call failed. `errno` is the symbolic name where it is known. */
+export class SystemError extends Error {
+  readonly errno: string;
+  constructor(call: string) {
+    const number = koffi.errno();
+    const name = Object.entries(koffi.os.errno).find(([, value]) => value === number)?.[0] ?? String(number);
+    super(`${call} failed: ${name}`);
+    this.name = 'SystemError';
+    this.errno = name;
+  }
+}
+
+function check(result: number, call: string): number {
+  if (result < 0) throw new SystemError(call);
+  return result;
+}
+
+export interface MapOptions {
+  /** Wanted address; with MAP.fixed the exact one. 0: anywhere. */
+  readonly address?: Address;
+  readonly prot: number;
+  readonly flags: number;
+  readonly fd?: number;
+  readonly offset?: number;
+}
+
+/** mmap(2). Throws SystemError. */
+export function mmap(numBytes: number, options: MapOptions): Address {
+  const { address = 0, prot, flags, fd = -1, offset = 0 } = options;
+  const result = Number(
+    libc('intptr_t mmap(intptr_t, size_t, int, int, int, int64_t)')(address, numBytes, prot, flags, fd, offset),
+  );
+  if (result === MAP_FAILED) throw new SystemError(`mmap of ${numBytes} bytes`);
+  return result;
+}
+
+/** munmap(2). Throws SystemError. */
+export function munmap(address: Address, numBytes: number): void {
+  check(libc('int munmap(intptr_t, size_t)')(address, numBytes), 'munmap');
+}
+
+/** mprotect(2). Throws SystemError (EACCES: the system refuses executable memory). */
+export function mprotect(address: Address, numBytes: number, prot: number): void {
+  check(libc('int mprotect(intptr_t, size_t, int)')(address, numBytes, prot), 'mprotect');
+}
+
+/** madvise(2). Returns whether the kernel took the advice: it is only ever advice. */
+export function madvise(address: Address, numBytes: number, advice: number): boolean {
+  return libc('int madvise(intptr_t, size_t, int)')(address, numBytes, advice) === 0;
+}
+
+/** An anonymous file in memory, closed on exec. Throws SystemError. */
+export function memfdCreate(name: string): number {
+  const MFD_CLOEXEC = 1;
+  return check(libc('int memfd_create(const char *, unsigned int)')(name, MFD_CLOEXEC), 'memfd_create');
+}
+
+/** ftruncate(2). Throws SystemError. */
+export function ftruncate(fd: number, numBytes: number): void {
+  check(libc('int ftruncate(int, int64_t)')(fd, numBytes), `ftruncate to ${numBytes} bytes`);
+}
+
+/** Reserves real memory for a range of a memfd, so that touching it cannot raise SIGBUS. Throws SystemError (ENOSPC). */
+export function fallocate(fd: number, offset: number, numBytes: number): void {
+  check(libc('int fallocate(int, int, int64_t, int64_t)')(fd, 0, offset, numBytes), `fallocate of ${numBytes} bytes`);
+}
+
+/** close(2) for descriptors that Node does not own. Throws SystemError. */
+export function closeFd(fd: number): void {
+  check(libc('int close(int)')(fd), 'close');
+}
+
+/**
+ * Maps fd pages at fixed addresses, off the event loop. `entries` are (address, offset) pairs.
+ * Rejects with SystemError (ENOMEM: the mapping limit vm.max_map_count is reached).
+ */
+export async function mapFixedAsync(
+  entries: readonly { readonly address: Address; readonly offset: number; readonly numBytes: number }[],
+  fd: number,
+): Promise<void> {
+  const call = libc('intptr_t mmap(intptr_t, size_t, int, int, int, int64_t)');
+  const prot = PROT.read | PROT.write;
+  const flags = MAP.shared | MAP.fixed | MAP.populate;
+  await Promise.all(
+    entries.map(
+      (entry) =>
+        new Promise<void>((resolve, reject) => {
+          call.async(
+            entry.address,
+            entry.numBytes,
+            prot,
+            flags,
+            fd,
+            entry.offset,
+            (error: unknown, result: number | bigint) => {
+              if (error) reject(error as Error);
+              else if (Number(result) === MAP_FAILED) reject(new SystemError('mmap of a KV page'));
+              else resolve();
+            },
+          );
+        }),
+    ),
+  );
+}
+
+/** CPUs this process may run on. */
+export function allowedCpus(): number[] {
+  const mask = new Uint8Array(128);
+  check(libc('int sched_getaffinity(int, size_t, _Out_ uint8_t *)')(0, mask.length, mask), 'sched_getaffinity');
+  const cpus: number[] = [];
+  for (let cpu = 0; cpu < mask.length * 8; cpu++) {
+    if ((mask[cpu >> 3]! >> (cpu & 7)) & 1) cpus.push(cpu);
+  }
+  return cpus;
+}
