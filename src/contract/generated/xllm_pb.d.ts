@@ -803,6 +803,48 @@ export declare type DrainReply = Message<"xllm.v1.DrainReply"> & {
 export declare const DrainReplySchema: GenMessage<DrainReply>;
 
 /**
+ * @generated from message xllm.v1.HoldRequest
+ */
+export declare type HoldRequest = Message<"xllm.v1.HoldRequest"> & {
+  /**
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * @generated from field: bytes value = 2;
+   */
+  value: Uint8Array;
+
+  /**
+   * @generated from field: uint32 ttl_ms = 3;
+   */
+  ttlMs: number;
+};
+
+/**
+ * Describes the message xllm.v1.HoldRequest.
+ * Use `create(HoldRequestSchema)` to create a new message.
+ */
+export declare const HoldRequestSchema: GenMessage<HoldRequest>;
+
+/**
+ * @generated from message xllm.v1.HoldReply
+ */
+export declare type HoldReply = Message<"xllm.v1.HoldReply"> & {
+  /**
+   * @generated from field: uint64 revision = 1;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.HoldReply.
+ * Use `create(HoldReplySchema)` to create a new message.
+ */
+export declare const HoldReplySchema: GenMessage<HoldReply>;
+
+/**
  * @generated from enum xllm.v1.FinishReason
  */
 export enum FinishReason {
@@ -908,6 +950,24 @@ export declare const Engine: GenService<{
     methodKind: "unary";
     input: typeof DrainRequestSchema;
     output: typeof DrainReplySchema;
+  },
+}>;
+
+/**
+ * The embedded coordinator, served by the one service process: what engines on other hosts register with.
+ *
+ * @generated from service xllm.v1.Coordination
+ */
+export declare const Coordination: GenService<{
+  /**
+   * Holds one key for as long as the stream lives and is refreshed; the key goes when it ends.
+   *
+   * @generated from rpc xllm.v1.Coordination.Hold
+   */
+  hold: {
+    methodKind: "bidi_streaming";
+    input: typeof HoldRequestSchema;
+    output: typeof HoldReplySchema;
   },
 }>;
 
