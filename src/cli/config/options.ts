@@ -1,0 +1,125 @@
+// Owns every option of every command: one zod schema each, from which flags, variables, config keys, help and docs come.
+import { z } from 'zod';
+
+const BYTES = /^\d+(\.\d+)?\s*([KMGT]i?)?B?$/i;
+
+/** Bytes from "512MiB", "2G", "1073741824". Units are binary, with or without the i. */
+export function parseBytes(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?)/i.exec(text);
+  const power = ' KMGT'.indexOf((match?.[2] || ' ').toUpperCase());
+  return Math.floor(Number(match?.[1]) * 1024 ** power);
+}
+
+const bytes = z.string().regex(BYTES, 'is not a size such as 512MiB or 2GiB').transform(parseBytes);
+const count = z.number().int().min(1);
+const port = z.number().int().min(0).max(65_535);
+
+const modelOptions = {
+  cacheDir: z
+    .string()
+    .optional()
+    .describe('Where downloaded models and compiled caches live (default: XDG cache folder).'),
+  offlineMode: z.boolean().default(false).describe('Never use the network.'),
+};
+
+/** What shapes an engine, whoever starts it. */
+const engineOptions = {
+  dtype: z
+    .enum(['auto', 'float32', 'bfloat16'])
+    .default('auto')
+    .describe('auto: weights as stored, KV in F16. float32: weights, activations and KV in F32.'),
+  kernels: z
+    .enum(['auto', 'avx512', 'avx2', 'ggml'])
+    .default('auto')
+    .describe('Kernel set. ggml: no machine code is emitted at all.'),
+  threads: count.optional().describe('Compute threads (default: cores that this process may use).'),
+  deterministic: z
+    .boolean()
+    .default(false)
+    .describe('Choose ggml products whose result does not depend on the batch (slower for some formats).'),
+  maxModelLen: count.optional().describe('Longest sequence in tokens (default: what the model and memory allow).'),
+  maxNumSeqs: count.default(64).describe('Most sequences computed in one step.'),
+  maxNumBatchedTokens: count.default(512).describe('Token budget of one step.'),
+  maxQueueLen: count.default(1024).describe('Most requests waiting; more are refused with 503.'),
+  maxNumPartialPrefills: count.default(4).describe('Most prompts prefilled side by side.'),
+  maxLongPartialPrefills: count.default(1).describe('Most long prompts among them.'),
+  longPrefillThreshold: count.default(2048).describe('From how many tokens on a prompt counts as long.'),
+  schedulingPolicy: z.enum(['fcfs', 'priority']).default('fcfs').describe('Order of waiting requests.'),
+  asyncScheduling: z.boolean().default(true).describe('Plan the next step while the current one computes.'),
+  enablePrefixCaching: z.boolean().default(true).describe('Share KV of equal prompt prefixes.'),
+  blockSize: z.literal([8, 16, 32, 64]).default(16).describe('Tokens per KV block.'),
+  kvLayout: z
+    .enum(['auto', 'xtensor', 'blocks'])
+    .default('auto')
+    .describe('xtensor: one virtual range per sequence. blocks: lists of pages. auto chooses and says so.'),
+  kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
+};
+
+const logOptions = {
+  logFormat: z.enum(['text', 'json']).default('text').describe('One line per request, for people or for machines.'),
+  logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info').describe('Least severe level shown.'),
+};
+
+/** What shapes the HTTP side. */
+const serviceOptions = {
+  host: z.string().default('127.0.0.1').describe('Address to listen on. Another than loopback wants an API key.'),
+  port: port.default(8000).describe('Port to listen on; 0 takes a free one.'),
+  servedModelName: z
+    .array(z.string().min(1))
+    .default([])
+    .describe('Names under which the model is served (default: its own).'),
+  apiKeyFile: z.string().optional().describe('File with one API key per line; XLLM_API_KEY gives one more.'),
+  corsOrigin: z.array(z.string()).default([]).describe('Origins that browsers may call from (default: none).'),
+  requestTimeoutS: z.number().min(0).default(0).describe('Cancel requests that run longer; 0: never.'),
+  drainTimeoutS: z.number().min(0).default(30).describe('How long a shutdown waits for running requests.'),
+};
+
+export const commandOptions = {
+  serve: z.strictObject({ ...serviceOptions, ...engineOptions, ...modelOptions, ...logOptions }),
+  service: z.strictObject({
+    ...serviceOptions,
+    listen: z.string().default('127.0.0.1:8100').describe('Where engines register: host:port or unix:/path.'),
+    ...modelOptions,
+    ...logOptions,
+  }),
+  engine: z.strictObject({
+    listen: z
+      .string()
+      .default('127.0.0.1:0')
+      .describe('Where the service reaches this engine: host:port or unix:/path.'),
+    coordinator: z.string().default('127.0.0.1:8100').describe('The service to register with: its --listen address.'),
+    name: z.string().default('engine-0').describe('Name of this instance.'),
+    supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
+    ...engineOptions,
+    ...modelOptions,
+    ...logOptions,
+  }),
+  run: z.strictObject({
+    maxTokens: count.default(256).describe('Most tokens to generate.'),
+    temperature: z.number().min(0).max(10).default(0).describe('0: always the likeliest token.'),
+    seed: z.number().int().optional().describe('Makes sampled text repeatable.'),
+    raw: z.boolean().default(false).describe('Complete the text as it is, without the chat template.'),
+    ...engineOptions,
+    ...modelOptions,
+  }),
+  chat: z.strictObject({
+    url: z.string().optional().describe('Talk to this server instead of starting one, such as http://127.0.0.1:8000.'),
+    model: z.string().optional().describe('Served model name at --url.'),
+    system: z.string().optional().describe('System message.'),
+    maxTokens: count.optional().describe('Most tokens per answer.'),
+    temperature: z
+      .number()
+      .min(0)
+      .max(10)
+      .optional()
+      .describe("0: always the likeliest token (default: the model's own)."),
+    ...engineOptions,
+    ...modelOptions,
+  }),
+} as const;
+
+export type CommandName = keyof typeof commandOptions;
+export type OptionsOf<C extends CommandName> = z.output<(typeof commandOptions)[C]>;
+export type ServeOptions = OptionsOf<'serve'>;
+export type EngineOptions = OptionsOf<'engine'>;
+export type ServiceOptions = OptionsOf<'service'>;

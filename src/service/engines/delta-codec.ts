@@ -1,0 +1,43 @@
+// Owns how a sequence's news on the wire becomes the service's view of it.
+import type { ErrorCode } from '../../common/errors.ts';
+import { float32OfBytes, int32OfBytes } from '../../contract/codec.ts';
+import { FinishReason, type SequenceDelta, type TokenLogprobs } from '../../contract/generated/xllm_pb.js';
+import type { EngineDelta, EngineFinish, TokenLogprob } from '../engine-client.ts';
+
+const finishNames: Readonly<Record<FinishReason, EngineFinish | null>> = {
+  [FinishReason.FINISH_NONE]: null,
+  [FinishReason.FINISH_STOP]: 'stop',
+  [FinishReason.FINISH_LENGTH]: 'length',
+  [FinishReason.FINISH_ABORT]: 'abort',
+  [FinishReason.FINISH_ERROR]: 'error',
+};
+
+export function deltaOfMessage(message: SequenceDelta): EngineDelta {
+  const finish = finishNames[message.finish];
+  return {
+    choice: message.choice,
+    tokenIds: int32OfBytes(message.tokenIds),
+    logprobs: message.logprobs.map(logprobOfMessage),
+    promptLogprobs: message.promptLogprobs.map(logprobOfMessage),
+    finish,
+    stopTokenId: message.stopTokenId ?? null,
+    numCachedTokens: message.numCachedTokens ?? null,
+    queueMs: message.queueMs ?? null,
+    prefillMs: message.prefillMs ?? null,
+    numPreemptions: message.numPreemptions ?? 0,
+    error:
+      finish === 'error'
+        ? { refused: (message.errorCode || 'internal_error') as ErrorCode, message: message.errorMessage }
+        : null,
+  };
+}
+
+function logprobOfMessage(message: TokenLogprobs): TokenLogprob {
+  return {
+    tokenId: message.tokenId,
+    logprob: message.logprob,
+    rank: message.rank,
+    topIds: int32OfBytes(message.topIds),
+    topLogprobs: float32OfBytes(message.topLogprobs),
+  };
+}
