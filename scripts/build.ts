@@ -7,9 +7,12 @@ const dist = join(root, 'dist');
 rmSync(dist, { recursive: true, force: true });
 if (!run('tsc', ['-p', 'tsconfig.build.json'])) process.exit(1);
 // What tsc leaves behind: generated JavaScript with its declarations, and the files that pages and protocols consist of.
-const assets = globSync('src/**/*.{html,css,js,svg,proto}', { cwd: root }).concat(globSync('src/**/generated/*.d.ts', { cwd: root }));
+const assets = globSync('src/**/*.{html,css,js,svg,proto}', { cwd: root }).concat(
+  globSync('src/**/generated/*.d.ts', { cwd: root }),
+);
 for (const file of assets) cpSync(join(root, file), join(dist, file));
-for (const file of ['bin', 'LICENSE', 'NOTICE', 'README.md', 'CHANGELOG.md']) cpSync(join(root, file), join(dist, file), { recursive: true });
+for (const file of ['bin', 'LICENSE', 'NOTICE', 'README.md', 'CHANGELOG.md'])
+  cpSync(join(root, file), join(dist, file), { recursive: true });
 
 interface Manifest {
   readonly [key: string]: unknown;
@@ -20,7 +23,9 @@ const { name, version, description, license, type, engines, bin, dependencies, o
   readFileSync(join(root, 'package.json'), 'utf8'),
 ) as Manifest;
 // The Node pin stays behind: in a dependency it would change the Node of the project that installs it.
-const platformPackages = Object.fromEntries(Object.entries(optionalDependencies).filter(([key]) => !key.startsWith('node-')));
+const platformPackages = Object.fromEntries(
+  Object.entries(optionalDependencies).filter(([key]) => !key.startsWith('node-')),
+);
 const entry = (path: string) => ({ types: `./src/${path}.d.ts`, default: `./src/${path}.js` });
 const manifest = {
   name,

@@ -23,16 +23,28 @@ export function defineCommand<S extends z.ZodObject>(spec: CommandSpec<S>): Comm
 
 /** Adds a command under `parent`. `allKeys`: every option key of the product, which a config file may hold. */
 export function addCommand(parent: Command, spec: CommandSpec<z.ZodObject>, allKeys: ReadonlySet<string>): void {
-  const command = parent.command(spec.name).description(spec.about).showHelpAfterError(false).allowExcessArguments(false);
+  const command = parent
+    .command(spec.name)
+    .description(spec.about)
+    .showHelpAfterError(false)
+    .allowExcessArguments(false);
   for (const { name, about } of spec.args) command.argument(name, about);
   const fields = fieldsOf(spec.schema);
   for (const field of fields) {
     const suffix = field.defaultText === '' ? '' : ` (default: ${field.defaultText})`;
     if (field.kind === 'boolean') {
       command.addOption(new Option(field.flag, `${field.description}${suffix}`));
-      if (field.defaultText === 'true') command.addOption(new Option(field.flag.replace('--', '--no-'), `Not ${field.flag}.`));
+      if (field.defaultText === 'true')
+        command.addOption(new Option(field.flag.replace('--', '--no-'), `Not ${field.flag}.`));
     } else {
-      const value = field.choices.length > 0 ? field.choices.join('|') : field.kind === 'number' ? 'n' : field.kind === 'list' ? 'a,b' : 'text';
+      const value =
+        field.choices.length > 0
+          ? field.choices.join('|')
+          : field.kind === 'number'
+            ? 'n'
+            : field.kind === 'list'
+              ? 'a,b'
+              : 'text';
       command.addOption(new Option(`${field.flag} <${value}>`, `${field.description}${suffix}`));
     }
   }
@@ -83,7 +95,10 @@ function allCommands(program: Command): Command[] {
 function hint(error: CommanderError, program: Command, argv: readonly string[]): string {
   const name = argv[0] ?? '';
   if (error.code === 'commander.unknownCommand' && !/Did you mean/.test(error.message)) {
-    return `${didYouMean(name, program.commands.map((command) => command.name()))}\nSee xllm --help.`;
+    return `${didYouMean(
+      name,
+      program.commands.map((command) => command.name()),
+    )}\nSee xllm --help.`;
   }
   const known = program.commands.some((command) => command.name() === name);
   return `\nSee xllm ${known ? `${name} ` : ''}--help.`;

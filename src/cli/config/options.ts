@@ -88,6 +88,7 @@ export const commandOptions = {
       .default('127.0.0.1:0')
       .describe('Where the service reaches this engine: host:port or unix:/path.'),
     coordinator: z.string().default('127.0.0.1:8100').describe('The service to register with: its --listen address.'),
+    modelName: z.string().optional().describe('Name of the model (default: from its path).'),
     name: z.string().default('engine-0').describe('Name of this instance.'),
     supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
     ...engineOptions,
