@@ -1,5 +1,8 @@
 // Owns `npm run generate`: every generated file of the repository, from one place.
-import { run } from './run.ts';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { renderFlags } from './docs-flags.ts';
+import { root, run } from './run.ts';
 
-const ok = run('buf', ['generate']);
-process.exitCode = ok ? 0 : 1;
+if (!run('buf', ['generate'])) process.exit(1);
+writeFileSync(join(root, 'docs/flags.md'), renderFlags());
