@@ -1,21 +1,12 @@
 // Owns the step plan and its result: the values that pass between scheduler and executor.
 // Legend: T tokens in the step, R rows (sequences), O outputs (tokens that need the LM head), G cache groups.
+import type { GroupTables } from '../kv/tables.ts';
 import type { SampleRow } from './sampling-params.ts';
+
+export type { GroupTables };
 
 /** What an output token is computed for. */
 export const outputKind = { sample: 1, promptLogprobs: 2, hidden: 3 } as const;
-
-/** Where one cache group keeps the rows' keys and values. */
-export interface GroupTables {
-  /** [R+1] offsets into `pages`. */
-  readonly pageStart: Int32Array;
-  /** Page of each block of each row, in block order, from block 0; -1: released (before a sliding window). */
-  readonly pages: Int32Array;
-  /** [R] xTensor virtual range that holds the row, or -1: use the pages through the whole-pool mapping. */
-  readonly rangeSlot: Int32Array;
-  /** Triples (rangeSlot, blockIndex, page) to map before this step runs. */
-  readonly mapOps: Int32Array;
-}
 
 /** One forward pass: immutable, flat, without pointers, so that another process could execute it. */
 export interface StepPlan {

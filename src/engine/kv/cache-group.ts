@@ -1,0 +1,26 @@
+// Owns what a model declares about its KV cache: groups of layers that keep, and so share pages, alike.
+
+export interface CacheGroup {
+  readonly name: string;
+  /** Model layers in the order in which they lie in a page. */
+  readonly layers: readonly number[];
+  readonly kind: CacheKind;
+  readonly numKvHeads: number;
+  /** Elements per head and token. */
+  readonly keyDim: number;
+  /** 0: the group keeps no values (latent attention). */
+  readonly valueDim: number;
+  readonly element: KvElement;
+}
+
+/** `window`: a token attends to itself and the `numTokens - 1` before it; older pages are given back. */
+export type CacheKind = { readonly type: 'paged' } | { readonly type: 'window'; readonly numTokens: number };
+
+export type KvElement = 'f16' | 'f32';
+
+export const kvElementBytes: Readonly<Record<KvElement, number>> = { f16: 2, f32: 4 };
+
+/** First position that the token at `position` still reads. */
+export function firstReadPosition(kind: CacheKind, position: number): number {
+  return kind.type === 'paged' ? 0 : Math.max(0, position - kind.numTokens + 1);
+}
