@@ -16,9 +16,9 @@ export interface StepLoopOptions<Update> {
   readonly clock: Clock;
   /** Plan step i+1 while step i computes. Output is the same either way. */
   readonly asyncScheduling: boolean;
-  onCommit(plan: StepPlan, output: StepOutput, updates: readonly Update[]): void;
+  readonly onCommit: (plan: StepPlan, output: StepOutput, updates: readonly Update[]) => void;
   /** The executor failed: a bug, after which no state can be trusted. */
-  onFailure(error: unknown): void;
+  readonly onFailure: (error: unknown) => void;
 }
 
 interface InFlight {

@@ -1,0 +1,214 @@
+// Owns the engine's face on the contract: requests in, one message per step and replica out.
+import { create } from '@bufbuild/protobuf';
+import type { Clock } from '../../common/clock.ts';
+import type { Refusal } from '../../common/errors.ts';
+import {
+  type ControlRequest,
+  ControlReplySchema,
+  ControlRequest_Action,
+  DrainReplySchema,
+  Engine,
+  type HelloReply,
+  type HelloRequest,
+  type KvEventBatch,
+  type StatusReply,
+  type SequenceDelta,
+  type StepBatch,
+  StepBatchSchema,
+  type SubmitReply,
+  SubmitReplySchema,
+  type SubmitRequest,
+} from '../../contract/generated/xllm_pb.js';
+import type { ContractServer, ReplyStream } from '../../contract/grpc.ts';
+import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
+import { messageOfUpdate } from './delta-codec.ts';
+import { isRefusal, type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
+
+/** What the server needs of the scheduler. */
+export interface HostedScheduler {
+  add(spec: SequenceSpec, nowMs: number): Refusal | null;
+  /** Ends a sequence; of its generated tokens the first `keepTokens` count. */
+  abort(id: number, keepTokens?: number): void;
+  pause(id: number): void;
+  resume(id: number): void;
+}
+
+export interface EngineServerOptions {
+  readonly scheduler: HostedScheduler;
+  readonly limits: SubmitLimits;
+  readonly clock: Clock;
+  /** After anything that may give the scheduler work. */
+  readonly wake: () => void;
+  readonly hello: (request: HelloRequest) => HelloReply;
+  readonly status: () => StatusReply;
+  /** Follows prefix-cache events; the returned function stops. */
+  readonly kvEvents: (after: bigint, send: (batch: KvEventBatch) => void) => () => void;
+}
+
+interface HostedRequest {
+  readonly replica: string;
+  readonly requestId: string;
+  readonly attempt: number;
+  /** Sequence id by choice. */
+  readonly sequences: readonly number[];
+  numOpen: number;
+}
+
+interface HostedSequence {
+  readonly request: HostedRequest;
+  readonly choice: number;
+  hasSentTokens: boolean;
+}
+
+export class EngineServer {
+  readonly #options: EngineServerOptions;
+  readonly #requests = new Map<string, HostedRequest>();
+  readonly #sequences = new Map<number, HostedSequence>();
+  readonly #replicas = new Map<string, ReplyStream<StepBatch>>();
+  #nextSequenceId = 1;
+  #draining = false;
+  readonly #drained: (() => void)[] = [];
+
+  constructor(options: EngineServerOptions) {
+    this.#options = options;
+  }
+
+  get numRequests(): number {
+    return this.#requests.size;
+  }
+
+  serve(server: ContractServer): void {
+    const { hello, status, kvEvents } = this.#options;
+    server.add(Engine, {
+      hello,
+      status: () => status(),
+      submit: (request) => this.#submit(request),
+      control: (request) => {
+        this.#control(request);
+        return create(ControlReplySchema);
+      },
+      steps: ({ replica }, stream) => this.#follow(replica, stream),
+      kvEvents: ({ after }, stream) => stream.onClose(kvEvents(after, (batch) => stream.write(batch))),
+      drain: async ({ deadlineMs }) => {
+        await this.drain(deadlineMs);
+        return create(DrainReplySchema, { numRemaining: this.#requests.size });
+      },
+    });
+  }
+
+  /** Admits nothing from now on; resolves when nothing runs any more or the deadline has passed. */
+  async drain(deadlineMs: number): Promise<void> {
+    this.#draining = true;
+    if (this.#requests.size === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#drained.push(resolve);
+    const timer = setTimeout(resolve, deadlineMs);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  /** Sends what a commit produced: one message per replica with all of its sequences' tokens. */
+  publish(stepId: number, updates: readonly SequenceUpdate[]): void {
+    const batches = new Map<string, SequenceDelta[]>();
+    for (const update of updates) {
+      const hosted = this.#sequences.get(update.id);
+      if (!hosted) continue;
+      const { request, choice } = hosted;
+      const isFirst = !hosted.hasSentTokens && update.tokenIds.length > 0;
+      if (isFirst) hosted.hasSentTokens = true;
+      const delta = messageOfUpdate(
+        update,
+        { requestId: request.requestId, attempt: request.attempt, choice },
+        isFirst,
+      );
+      const deltas = batches.get(request.replica);
+      if (deltas) deltas.push(delta);
+      else batches.set(request.replica, [delta]);
+      if (update.finish !== null) this.#forget(update.id, hosted);
+    }
+    for (const [replica, deltas] of batches) {
+      this.#replicas.get(replica)?.write(create(StepBatchSchema, { stepId: BigInt(stepId), deltas }));
+    }
+  }
+
+  #submit(request: SubmitRequest): SubmitReply {
+    const { scheduler, limits, clock, wake } = this.#options;
+    const key = keyOf(request);
+    if (this.#draining)
+      return refuse({ refused: 'engine_unavailable', message: 'the engine is draining', retryAfterS: 1 });
+    if (this.#requests.has(key))
+      return refuse({ refused: 'invalid_request', message: `request ${request.requestId} is already running` });
+    if (!this.#replicas.has(request.replica)) {
+      return refuse({ refused: 'engine_unavailable', message: 'the service replica follows no steps', retryAfterS: 1 });
+    }
+    const nowMs = clock.nowMs();
+    const specs = specsOfSubmit(request, limits, nowMs);
+    if (isRefusal(specs)) return refuse(specs);
+    const firstId = this.#nextSequenceId;
+    const sequences = specs.map((_, choice) => firstId + choice);
+    for (const [choice, spec] of specs.entries()) {
+      const refusal = scheduler.add({ ...spec, id: firstId + choice, group: specs.length > 1 ? firstId : -1 }, nowMs);
+      if (!refusal) continue;
+      for (const id of sequences.slice(0, choice)) scheduler.abort(id);
+      wake();
+      return refuse(refusal);
+    }
+    this.#nextSequenceId += specs.length;
+    const hosted: HostedRequest = {
+      replica: request.replica,
+      requestId: request.requestId,
+      attempt: request.attempt,
+      sequences,
+      numOpen: sequences.length,
+    };
+    this.#requests.set(key, hosted);
+    for (const [choice, id] of sequences.entries())
+      this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false });
+    wake();
+    return create(SubmitReplySchema);
+  }
+
+  #control(request: ControlRequest): void {
+    const { scheduler, wake } = this.#options;
+    const hosted = this.#requests.get(keyOf(request));
+    if (!hosted) return;
+    const choices = request.choices.length > 0 ? request.choices : hosted.sequences.keys();
+    for (const choice of choices) {
+      const id = hosted.sequences[choice];
+      if (id === undefined || !this.#sequences.has(id)) continue;
+      if (request.action === ControlRequest_Action.ABORT) scheduler.abort(id, request.keepTokens);
+      else if (request.action === ControlRequest_Action.PAUSE) scheduler.pause(id);
+      else if (request.action === ControlRequest_Action.RESUME) scheduler.resume(id);
+    }
+    wake();
+  }
+
+  /** A replica that stops listening has already failed its requests: computing on would serve nobody. */
+  #follow(replica: string, stream: ReplyStream<StepBatch>): void {
+    this.#replicas.get(replica)?.end();
+    this.#replicas.set(replica, stream);
+    stream.onClose(() => {
+      if (this.#replicas.get(replica) !== stream) return;
+      this.#replicas.delete(replica);
+      for (const [id, { request }] of this.#sequences)
+        if (request.replica === replica) this.#options.scheduler.abort(id);
+      this.#options.wake();
+    });
+  }
+
+  #forget(id: number, { request }: HostedSequence): void {
+    this.#sequences.delete(id);
+    request.numOpen--;
+    if (request.numOpen > 0) return;
+    this.#requests.delete(keyOf(request));
+    if (this.#draining && this.#requests.size === 0) for (const resolve of this.#drained.splice(0)) resolve();
+  }
+}
+
+function keyOf({ requestId, attempt }: { readonly requestId: string; readonly attempt: number }): string {
+  return `${requestId}#${attempt}`;
+}
+
+function refuse({ refused, message, retryAfterS = 0 }: Refusal): SubmitReply {
+  return create(SubmitReplySchema, { refused, message, retryAfterS });
+}
