@@ -144,10 +144,7 @@ function peakPerSecond(chunkMs: readonly number[], originMs: number): number {
 
 /** Largest number of intervals [start, end) that overlap: at equal times a departure precedes an arrival. */
 export function peakConcurrency(intervals: readonly (readonly [start: number, end: number])[]): number {
-  const events = intervals.flatMap(([start, end]) => [
-    [start, 1] as const,
-    [end, -1] as const,
-  ]);
+  const events = intervals.flatMap(([start, end]) => [[start, 1] as const, [end, -1] as const]);
   events.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   let current = 0;
   let peak = 0;
