@@ -24,3 +24,18 @@ export const kvElementBytes: Readonly<Record<KvElement, number>> = { f16: 2, f32
 export function firstReadPosition(kind: CacheKind, position: number): number {
   return kind.type === 'paged' ? 0 : Math.max(0, position - kind.numTokens + 1);
 }
+
+/**
+ * Pages that one sequence holds at most in a group while it grows to `numTokens` in steps of at most `maxStepTokens`.
+ * A window keeps what uncommitted steps may read: two of them can be in flight.
+ */
+export function maxPagesPerSequence(
+  kind: CacheKind,
+  numTokens: number,
+  blockTokens: number,
+  maxStepTokens: number,
+): number {
+  const all = Math.ceil(numTokens / blockTokens);
+  if (kind.type === 'paged') return all;
+  return Math.min(all, Math.ceil((kind.numTokens - 1 + 2 * maxStepTokens) / blockTokens) + 1);
+}
