@@ -7,7 +7,7 @@ const numRuns = process.env.XLLM_TEST_FULL ? 5_000 : 300;
 const symbols = fc.oneof(
   fc.array(fc.nat(3), { maxLength: 20 }),
   fc.array(fc.nat(3), { minLength: 25, maxLength: 120 }),
-  fc.tuple(fc.nat(3), fc.integer({ min: 25, max: 120 })).map(([id, n]) => new Array<number>(n).fill(id)),
+  fc.tuple(fc.nat(3), fc.integer({ min: 25, max: 120 })).map(([id, n]) => Array.from({ length: n }, () => id)),
 );
 
 function expectSame(rules: PairRules, input: readonly number[]): void {

@@ -58,7 +58,7 @@ export class TokenTable {
     this.#special = new Uint8Array(shared.special);
     this.addsFirstSpace = shared.addsFirstSpace;
     this.numTokens = this.#special.length;
-    this.#texts = new Array(this.numTokens);
+    this.#texts = Array.from({ length: this.numTokens });
     invariant(this.#offsets.length === this.numTokens + 1, 'a token table has one offset more than tokens');
   }
 

@@ -1,0 +1,219 @@
+// Owns encoding: text to token ids, by the description of a tokenizer.
+import { invariant } from '../../common/errors.ts';
+import { AddedTokens, type Section } from './added-tokens.ts';
+import { ListedPairs, PairMerger, ScoredPairs } from './bpe.ts';
+import { charOfByte } from './byte-alphabet.ts';
+import { compileNormalizer, type Normalize } from './normalizer.ts';
+import { compilePreTokenizer, type PreTokenize } from './pre-tokenizer.ts';
+import type { EncodeOptions } from './text-service.ts';
+import { PieceCache } from './piece-cache.ts';
+import type { TokenizerSpec } from './tokenizer-spec.ts';
+import { Unigram } from './unigram.ts';
+
+/** Longer pieces are rare and their entries large, so they are not cached. */
+const maxCachedUnits = 64;
+/** A symbol that no token covers. It merges with nothing, as no pair of it is listed. */
+const unknown = -1;
+
+const utf8 = new TextEncoder();
+
+export class Tokenizer {
+  readonly #spec: TokenizerSpec;
+  readonly #allAdded: AddedTokens;
+  readonly #plainAdded: AddedTokens;
+  readonly #normalizedAdded: AddedTokens;
+  readonly #normalize: Normalize;
+  readonly #preTokenize: PreTokenize;
+  /** Texts that merging or segmentation may give. */
+  readonly #idOf: ReadonlyMap<string, number>;
+  readonly #byteIds: Int32Array;
+  readonly #merger: PairMerger | null;
+  readonly #unigram: Unigram | null;
+  readonly #cache = new PieceCache();
+  #symbols = new Int32Array(256);
+
+  /** Throws XllmError model_unsupported for stages that are not known. */
+  constructor(spec: TokenizerSpec) {
+    this.#spec = spec;
+    this.#normalize = compileNormalizer(spec.normalizer);
+    this.#preTokenize = compilePreTokenizer(spec.preTokenizer);
+    const raw = spec.added.filter((token) => token.special || !token.normalized);
+    const normalized = spec.added.filter((token) => !token.special && token.normalized);
+    this.#allAdded = new AddedTokens(raw);
+    this.#plainAdded = new AddedTokens(raw.filter((token) => !token.special));
+    this.#normalizedAdded = new AddedTokens(
+      normalized,
+      normalized.map((token) => this.#normalize(token.content)),
+    );
+    this.#idOf = reachable(spec);
+    this.#byteIds = Int32Array.from({ length: 256 }, (_, byte) => {
+      const text = spec.byteLevel
+        ? charOfByte[byte]! // byte < 256
+        : `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
+      const id = spec.byteLevel ? this.#idOf.get(text) : spec.tokens.indexOf(text);
+      return id ?? unknown;
+    });
+    const { model } = spec;
+    this.#unigram = model.kind === 'unigram' ? new Unigram(this.#idOf, model.scores) : null;
+    this.#merger =
+      model.kind === 'merges'
+        ? new PairMerger(new ListedPairs(mergedIds(model.merges, this.#idOf), model.merges.length))
+        : model.kind === 'scores'
+          ? new PairMerger(new ScoredPairs(spec.tokens, this.#idOf, model.scores))
+          : null;
+  }
+
+  /** Lone surrogates count as U+FFFD. Time n log n in the text. */
+  encode(text: string, { addSpecialTokens, parseSpecialTokens }: EncodeOptions): Int32Array {
+    const added = parseSpecialTokens ? this.#allAdded : this.#plainAdded;
+    const ids: number[] = [];
+    this.#encodeSections(added.split(text.toWellFormed()), ids);
+    return Int32Array.from(addSpecialTokens ? this.#withSpecialTokens(ids) : ids);
+  }
+
+  /** Encodes text in which control tokens count, except those broken by `shield`, a string that is then left out. */
+  encodeShielded(text: string, shield: string): Int32Array {
+    const sections = this.#allAdded.split(text.toWellFormed());
+    const ids: number[] = [];
+    this.#encodeSections(
+      sections.map((section) => (typeof section === 'string' ? section.replaceAll(shield, '') : section)),
+      ids,
+    );
+    return Int32Array.from(ids);
+  }
+
+  #withSpecialTokens(ids: readonly number[]): readonly number[] {
+    const { prefixIds, suffixIds } = this.#spec;
+    const hasPrefix = prefixIds.every((id, i) => ids[i] === id);
+    const hasSuffix = ids.length >= suffixIds.length && suffixIds.every((id, i) => ids.at(i - suffixIds.length) === id);
+    return [...(hasPrefix ? [] : prefixIds), ...ids, ...(hasSuffix ? [] : suffixIds)];
+  }
+
+  #encodeSections(sections: readonly Section[], ids: number[]): void {
+    for (const [i, section] of sections.entries()) {
+      if (typeof section === 'number') {
+        ids.push(section);
+        continue;
+      }
+      if (section === '') continue;
+      for (const [j, part] of this.#normalizedAdded.split(this.#normalize(section)).entries()) {
+        if (typeof part === 'number') ids.push(part);
+        else for (const piece of this.#preTokenize(part, i === 0 && j === 0)) this.#encodePiece(piece, ids);
+      }
+    }
+  }
+
+  #encodePiece(piece: string, ids: number[]): void {
+    if (piece.length > maxCachedUnits) {
+      this.#segment(piece, ids);
+      return;
+    }
+    const cached = this.#cache.get(piece);
+    if (cached !== undefined) {
+      for (const id of cached) ids.push(id);
+      return;
+    }
+    const start = ids.length;
+    this.#segment(piece, ids);
+    this.#cache.set(piece, ids.slice(start));
+  }
+
+  #segment(piece: string, ids: number[]): void {
+    if (this.#unigram !== null) {
+      this.#unigram.segment(piece, (id, start, end) => {
+        if (id !== unknown) ids.push(id);
+        else this.#pushUnknown(piece.slice(start, end), ids);
+      });
+      return;
+    }
+    const { model, byteLevel } = this.#spec;
+    if (model.kind === 'merges' && model.ignoreMerges) {
+      const whole = this.#idOf.get(byteLevel ? spelled(piece) : piece);
+      if (whole !== undefined) {
+        ids.push(whole);
+        return;
+      }
+    }
+    const count = byteLevel ? this.#byteSymbols(piece) : this.#characterSymbols(piece);
+    invariant(this.#merger !== null, 'a model that is not unigram merges');
+    const left = this.#merger.merge(this.#symbols, count);
+    for (let i = 0; i < left; i++) {
+      const id = this.#symbols[i]!; // i < left <= symbols.length
+      if (id === unknown) this.#pushUnknown('', ids);
+      else ids.push(id);
+    }
+  }
+
+  /** Fills #symbols with one symbol per UTF-8 byte; returns their number. */
+  #byteSymbols(piece: string): number {
+    const bytes = utf8.encode(piece);
+    this.#reserve(bytes.length);
+    for (let i = 0; i < bytes.length; i++) this.#symbols[i] = this.#byteIds[bytes[i]!]!; // bytes < 256
+    return bytes.length;
+  }
+
+  /** Fills #symbols with one symbol per character, or per byte where a character has no token. */
+  #characterSymbols(piece: string): number {
+    this.#reserve(utf8.encode(piece).length);
+    let count = 0;
+    for (const character of piece) {
+      const id = this.#idOf.get(character);
+      if (id !== undefined) {
+        this.#symbols[count++] = id;
+        continue;
+      }
+      const bytes = this.#fallbackBytes(character);
+      if (bytes === null) this.#symbols[count++] = unknown;
+      else for (const byteId of bytes) this.#symbols[count++] = byteId;
+    }
+    return count;
+  }
+
+  /** Ids of a character's byte tokens; null unless every one exists. */
+  #fallbackBytes(character: string): number[] | null {
+    if (!this.#spec.byteFallback) return null;
+    const ids = Array.from(utf8.encode(character), (byte) => this.#byteIds[byte]!); // byte < 256
+    return ids.includes(unknown) ? null : ids;
+  }
+
+  #pushUnknown(character: string, ids: number[]): void {
+    const bytes = character === '' ? null : this.#fallbackBytes(character);
+    const { unknownId, fuseUnknown } = this.#spec;
+    if (bytes !== null) ids.push(...bytes);
+    else if (unknownId !== null && !(fuseUnknown && ids.at(-1) === unknownId)) ids.push(unknownId);
+  }
+
+  #reserve(count: number): void {
+    if (this.#symbols.length < count) this.#symbols = new Int32Array(count * 2);
+  }
+}
+
+/** A piece in GPT-2's byte alphabet. */
+function spelled(piece: string): string {
+  let text = '';
+  for (const byte of utf8.encode(piece)) text += charOfByte[byte];
+  return text;
+}
+
+/** User text never becomes a control token: those take part in no merge, nor in segmentation. */
+function reachable(spec: TokenizerSpec): Map<string, number> {
+  const barred = new Set(spec.unreachable);
+  for (const token of spec.added) if (token.special) barred.add(token.id);
+  const idOf = new Map<string, number>();
+  for (const [id, token] of spec.tokens.entries()) if (token !== '' && !barred.has(id)) idOf.set(token, id);
+  return idOf;
+}
+
+/** The merges whose parts and result are tokens. */
+function* mergedIds(
+  merges: readonly (string | readonly [string, string])[],
+  idOf: ReadonlyMap<string, number>,
+): Generator<readonly [left: number, right: number, merged: number]> {
+  for (const merge of merges) {
+    // A space may be part of a token, never its whole left side's first character.
+    const at = typeof merge === 'string' ? merge.indexOf(' ', 1) : -1;
+    const [left, right] = typeof merge === 'string' ? [merge.slice(0, at), merge.slice(at + 1)] : merge;
+    const [leftId, rightId, mergedId] = [idOf.get(left), idOf.get(right), idOf.get(left + right)];
+    if (leftId !== undefined && rightId !== undefined && mergedId !== undefined) yield [leftId, rightId, mergedId];
+  }
+}
