@@ -21,7 +21,7 @@ export async function startFakeServer(script: Script): Promise<FakeServer> {
   const requests: FakeRequest[] = [];
   const socketIds = new WeakMap<object, number>();
   let numSockets = 0;
-  const server = createServer(async (incoming, response) => {
+  async function answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
     let text = '';
     for await (const part of incoming.setEncoding('utf8')) text += part as string;
     if (incoming.url === '/v1/models') {
@@ -34,6 +34,10 @@ export async function startFakeServer(script: Script): Promise<FakeServer> {
     const request = { path: incoming.url ?? '', body, socketId, headers: incoming.headers };
     requests.push(request);
     await script(request, response);
+  }
+  const server = createServer((incoming, response) => {
+    // A client that goes away while it still sends is part of some scripts.
+    answer(incoming, response).catch((error: unknown) => response.destroy(error as Error));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {

@@ -1,0 +1,69 @@
+// Owns the JSON that `xllm bench compare` writes and docs/numbers.md is made from.
+import { z } from 'zod';
+import { machineSchema } from './machine.ts';
+
+const checkSchema = z.object({
+  /** `unchecked`: the reference is nowhere sure enough. */
+  verdict: z.enum(['right', 'wrong', 'unchecked']),
+  numPrompts: z.number(),
+  numTokens: z.number(),
+  difference: z
+    .object({ prompt: z.number(), step: z.number(), expected: z.number(), got: z.number().nullable() })
+    .nullable(),
+});
+export type CheckResult = z.infer<typeof checkSchema>;
+
+const systemSchema = z.object({
+  name: z.string(),
+  version: z.string(),
+  notes: z.array(z.string()),
+  /** Command lines per server shape, folders left out. */
+  commands: z.object({ single: z.string(), batch: z.string() }),
+  check: checkSchema,
+});
+export type SystemResult = z.infer<typeof systemSchema>;
+
+const sampleSchema = z.object({
+  scenario: z.string(),
+  system: z.string(),
+  round: z.number(),
+  /** null: requests failed. */
+  value: z.number().nullable(),
+  numFailed: z.number(),
+  ttftMs: z.number().nullable(),
+  tpotMs: z.number().nullable(),
+  /** Cores that other processes used meanwhile. */
+  foreignCores: z.number(),
+  /** No attempt was quiet; this is the quietest. */
+  isDisturbed: z.boolean(),
+});
+export type Sample = z.infer<typeof sampleSchema>;
+
+const modelSchema = z.object({
+  name: z.string(),
+  file: z.string(),
+  bytes: z.number(),
+  sha256: z.string(),
+  reference: z.string(),
+  systems: z.array(systemSchema),
+  samples: z.array(sampleSchema),
+  /** Attempts thrown away because other processes used a core. */
+  numRejected: z.number(),
+});
+export type ModelResult = z.infer<typeof modelSchema>;
+
+export const compareResultSchema = z.object({
+  kind: z.literal('compare'),
+  date: z.string(),
+  build: z.string(),
+  commit: z.string().nullable(),
+  machine: machineSchema,
+  command: z.string(),
+  threads: z.number(),
+  rounds: z.number(),
+  maxForeignCores: z.number(),
+  isPartial: z.boolean(),
+  scenarios: z.array(z.object({ id: z.string(), title: z.string(), unit: z.string() })),
+  models: z.array(modelSchema),
+});
+export type CompareResult = z.infer<typeof compareResultSchema>;

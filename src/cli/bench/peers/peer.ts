@@ -1,0 +1,45 @@
+// Owns the seam between a comparison and the systems compared: adding a system is one file that implements `Peer`.
+
+/** One stream at a time, or many. Systems choose their slots and batch settings by it. */
+export type ServerShape = 'single' | 'batch';
+
+export interface Launch {
+  readonly shape: ServerShape;
+  readonly port: number;
+  readonly threads: number;
+}
+
+export interface ServerCommand {
+  readonly file: string;
+  readonly args: readonly string[];
+}
+
+export interface PrepareContext {
+  /** The GGUF that all systems serve. */
+  readonly modelPath: string;
+  /** Where a system may install itself. */
+  readonly cacheFolder: string;
+  readonly signal: AbortSignal;
+  readonly log: (line: string) => void;
+}
+
+/** A system that is installed and has what it needs to serve one model. */
+export interface PreparedPeer {
+  readonly name: string;
+  readonly version: string;
+  /** What a reader of the figures must know: another form of the weights, say. */
+  readonly notes: readonly string[];
+  /** Answers 200 once the model is loaded. */
+  readonly readyPath: string;
+  /** False where requests on reused connections fail. */
+  readonly isKeepAlive: boolean;
+  command(launch: Launch): ServerCommand;
+  /** Greedy continuation of at most `maxTokens` ids, which may end before a stop token. */
+  greedyTokens(url: string, promptIds: readonly number[], maxTokens: number, signal: AbortSignal): Promise<number[]>;
+}
+
+export interface Peer {
+  readonly name: string;
+  /** Long work is resumable and reported through `log`. Throws XllmError naming what to install. */
+  prepare(context: PrepareContext): Promise<PreparedPeer>;
+}
