@@ -27,13 +27,15 @@ export interface LocalEngine {
   readonly engine: EnginePool;
   /** Resolves when the engine first serves; rejects with XllmError when it cannot start. */
   readonly ready: Promise<EngineModel>;
+  start(): void;
   enginePid(): number | undefined;
   numRestarts(): number;
   /** Stops the engine (SIGTERM, then SIGKILL) and removes every trace. */
   close(graceMs: number): Promise<void>;
 }
 
-export async function startLocalEngine(options: LocalEngineOptions): Promise<LocalEngine> {
+/** Makes everything but the child, which `start` spawns: what needs the pool can be built, and fail, before. */
+export async function createLocalEngine(options: LocalEngineOptions): Promise<LocalEngine> {
   const { modelPath, modelName, engineOptions, log } = options;
   // mkdtemp makes the folder private (0700): who can reach the sockets is this user.
   const folder = mkdtempSync(join(tmpdir(), 'xllm-'));
@@ -91,10 +93,12 @@ export async function startLocalEngine(options: LocalEngineOptions): Promise<Loc
     watchdog.reset();
     supervisor.kill();
   }
-  supervisor.start();
+  // Without a listener a failed start would be an unhandled rejection before anybody awaits it.
+  ready.catch(() => {});
 
   return {
     engine,
+    start: () => supervisor.start(),
     ready,
     enginePid: () => supervisor.pid,
     numRestarts: () => supervisor.numRestarts,

@@ -134,3 +134,8 @@ export interface Refusal {
   readonly message: string;
   readonly retryAfterS?: number;
 }
+
+/** Tells a refusal from what was asked for. */
+export function isRefusal(value: object): value is Refusal {
+  return 'refused' in value;
+}

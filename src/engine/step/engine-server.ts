@@ -1,7 +1,7 @@
 // Owns the engine's face on the contract: requests in, one message per step and replica out.
 import { create } from '@bufbuild/protobuf';
 import type { Clock } from '../../common/clock.ts';
-import type { Refusal } from '../../common/errors.ts';
+import { isRefusal, type Refusal } from '../../common/errors.ts';
 import {
   type ControlRequest,
   ControlReplySchema,
@@ -22,7 +22,7 @@ import {
 import type { ContractServer, ReplyStream } from '../../contract/grpc.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { messageOfUpdate } from './delta-codec.ts';
-import { isRefusal, type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
+import { type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
 
 /** What the server needs of the scheduler. */
 export interface HostedScheduler {

@@ -1,5 +1,5 @@
 // Owns the validation of a submitted request: everything that native code will see is checked here (pure).
-import type { Refusal } from '../../common/errors.ts';
+import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { int32OfBytes } from '../../contract/codec.ts';
 import type { Sampling, SubmitRequest } from '../../contract/generated/xllm_pb.js';
 import type { SamplingParams } from '../scheduler/sampling-params.ts';
@@ -17,7 +17,6 @@ export interface SubmitLimits {
 export type SpecBody = Omit<SequenceSpec, 'id' | 'group'>;
 
 const invalid = (message: string): Refusal => ({ refused: 'invalid_request', message });
-export const isRefusal = (value: object): value is Refusal => 'refused' in value;
 
 /** One spec per choice, or why the request is refused. `nowMs` is the engine's clock. */
 export function specsOfSubmit(

@@ -1,0 +1,28 @@
+// Owns how commands find their model: the resolver with this program's settings, a progress bar and Ctrl-C.
+import { type ResolvedModel, resolveModel } from '../files/resolve/resolve-model.ts';
+import { modelSettings } from '../files/resolve/settings.ts';
+import { createProgressBar } from './progress.ts';
+
+export interface ModelOptions {
+  readonly cacheDir?: string | undefined;
+  readonly offlineMode: boolean;
+}
+
+/** Throws XllmError model_unavailable. */
+export async function findModel(spec: string | undefined, options: ModelOptions): Promise<ResolvedModel> {
+  const settings = modelSettings(process.env, { cacheFolder: options.cacheDir, isOffline: options.offlineMode });
+  const bar = createProgressBar(process.stderr);
+  const abort = new AbortController();
+  const onInterrupt = () => abort.abort();
+  process.once('SIGINT', onInterrupt);
+  try {
+    return await resolveModel(spec, { settings, onProgress: bar.show, signal: abort.signal });
+  } catch (error) {
+    // What has been received stays in the cache, and the next start goes on from there.
+    if (abort.signal.aborted) process.exit(130);
+    throw error;
+  } finally {
+    bar.end();
+    process.off('SIGINT', onInterrupt);
+  }
+}

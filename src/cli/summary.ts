@@ -1,0 +1,37 @@
+// Owns the start-up summary: what a person wants to know once a model is served, and what to do next.
+import { styleText } from 'node:util';
+
+/** What an engine says of itself in Hello's `summary_json`, label → text. */
+export type EngineSummary = Readonly<Record<string, string>>;
+
+export interface StartupFacts {
+  readonly url: string;
+  readonly modelNames: readonly string[];
+  readonly engineSummary: EngineSummary;
+  readonly numApiKeys: number;
+  readonly startupMs: number;
+}
+
+export function startupSummary({ url, modelNames, engineSummary, numApiKeys, startupMs }: StartupFacts): string {
+  const name = modelNames[0] ?? '';
+  const rows = Object.entries({ model: modelNames.join(', '), ...engineSummary });
+  const width = Math.max(...rows.map(([label]) => label.length));
+  const key = numApiKeys > 0 ? ` \\\n  -H "Authorization: Bearer $XLLM_API_KEY"` : '';
+  return `
+${rows.map(([label, text]) => `  ${styleText('dim', label.padEnd(width))}  ${text}`).join('\n')}
+
+  Ready in ${(startupMs / 1000).toFixed(1)} s. Chat in the browser, or point an OpenAI client at ${url}/v1:
+
+  ${styleText('bold', url)}
+
+curl ${url}/v1/chat/completions${key} \\
+  -H 'Content-Type: application/json' \\
+  -d '{"model": "${name}", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+
+  Ctrl-C stops.
+`;
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host === '[::1]' || /^127\./.test(host);
+}
