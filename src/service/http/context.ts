@@ -1,0 +1,31 @@
+// Owns what every route is given.
+import type { Clock } from '../../common/clock.ts';
+import type { Log } from '../../common/log.ts';
+import type { EngineClient } from '../engine-client.ts';
+import type { TextService } from '../text/text-service.ts';
+import type { HttpConfig } from './config.ts';
+import type { RequestRecord } from './generation/record.ts';
+import type { RequestMetrics } from './metrics/request-metrics.ts';
+import type { ServedModels } from './models/served-models.ts';
+import type { RunningRequests } from './running-requests.ts';
+
+export interface HttpContext {
+  readonly engine: EngineClient;
+  readonly text: TextService;
+  readonly config: HttpConfig;
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Seconds since 1970, for `created`. */
+  readonly epochS: () => number;
+  /** 64 random bits, for a request without a seed. */
+  readonly randomSeed: () => bigint;
+  readonly models: ServedModels;
+  readonly metrics: RequestMetrics;
+  readonly running: RunningRequests;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    record: RequestRecord;
+  }
+}

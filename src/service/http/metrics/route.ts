@@ -1,0 +1,54 @@
+// Owns GET /metrics: the service's own figures, and the engine's as of now.
+import { Counter, Gauge, Registry } from 'prom-client';
+import type { HttpContext } from '../context.ts';
+import { statusInTime } from '../health/status.ts';
+import { EngineMetrics } from './engine-metrics.ts';
+
+/** A registry with what any process reports about itself. */
+export function createRegistry(): Registry {
+  const registry = new Registry();
+  const registers = [registry];
+  new Gauge({
+    name: 'process_resident_memory_bytes',
+    help: 'Resident memory of the service process.',
+    registers,
+    collect() {
+      this.set(process.memoryUsage.rss());
+    },
+  });
+  let seen = 0;
+  new Counter({
+    name: 'process_cpu_seconds_total',
+    help: 'CPU time of the service process.',
+    registers,
+    collect() {
+      const { user, system } = process.cpuUsage();
+      const total = (user + system) / 1e6;
+      this.inc(total - seen);
+      seen = total;
+    },
+  });
+  return registry;
+}
+
+export class MetricsPage {
+  readonly #context: HttpContext;
+  readonly #registry: Registry;
+  readonly #engine: EngineMetrics;
+
+  constructor(context: HttpContext, registry: Registry) {
+    this.#context = context;
+    this.#registry = registry;
+    this.#engine = new EngineMetrics(registry);
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  async render(): Promise<string> {
+    const { engine, models } = this.#context;
+    this.#engine.update(models.primaryName, await statusInTime(engine));
+    return this.#registry.metrics();
+  }
+}
