@@ -35,7 +35,7 @@ export interface TokenLogprobs {
 /** What one commit adds to one sequence. */
 export interface SequenceUpdate {
   readonly id: number;
-  /** New tokens; a stop token is included. A view: copy it to keep it beyond the next commit. */
+  /** New tokens; a stop token is included. */
   readonly tokenIds: Int32Array;
   /** One per new token where asked for; else empty. */
   readonly logprobs: readonly TokenLogprobs[];
