@@ -1,9 +1,9 @@
 // Bytes of every row of the tables: as recorded, and as GNU as makes them.
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { gnuAssemble } from './gnu-as.test-support.ts';
+import { gnuAssemble } from './testing/gnu-as.ts';
 import type { Instruction } from './program.ts';
-import { allKeys, instructionsOf, otherInstructions } from './shapes.test-support.ts';
+import { allKeys, instructionsOf, otherInstructions } from './testing/shapes.ts';
 import { instructionText } from './text.ts';
 
 const hex = (bytes: readonly number[]) => bytes.map((byte) => byte.toString(16).padStart(2, '0')).join('');

@@ -4,7 +4,7 @@ import { koffi } from '../../ffi/koffi.ts';
 import { cpuFeatures, parseCpuFlags, supportedIsas } from '../cpu-features.ts';
 import { canExecute, loadCode } from './exec-memory.ts';
 import { emitFunction } from './function.ts';
-import { gnuAssemble } from './gnu-as.test-support.ts';
+import { gnuAssemble } from './testing/gnu-as.ts';
 import { mem, ripMem } from './operands.ts';
 import { r12, r32, rax, rbx, rcx, rdi, rsi, xmm, ymm } from './registers.ts';
 import { assemblyText, listing } from './text.ts';

@@ -1,7 +1,7 @@
 // Owns the operand shapes in which tests assemble every row of the instruction tables.
-import { createAssembler } from './assembler.ts';
-import { broadcast, type Mem, mem, type Operand, sized } from './operands.ts';
-import type { Instruction } from './program.ts';
+import { createAssembler } from '../assembler.ts';
+import { broadcast, type Mem, mem, type Operand, sized } from '../operands.ts';
+import type { Instruction } from '../program.ts';
 import {
   type Gpr,
   k,
@@ -20,9 +20,9 @@ import {
   rsi,
   rsp,
   type Vec,
-} from './registers.ts';
-import { type GeneralRow, generalTable } from './table-general.ts';
-import { type VectorRow, vectorTable } from './table.ts';
+} from '../registers.ts';
+import { type GeneralRow, generalTable } from '../table-general.ts';
+import { type VectorRow, vectorTable } from '../table.ts';
 
 type Bits = Vec['bits'];
 const vec = (id: number, bits: Bits): Vec => ({ kind: 'vec', id, bits });

@@ -1,0 +1,282 @@
+// Owns what emitted KV kernels read besides tensors: the node block of a layer and the step block of a cache group.
+// Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
+import { invariant } from '../../../common/errors.ts';
+import type { Address } from '../../ffi/koffi.ts';
+
+/*
+ * Kernels are ggml custom operations: void kernel(ggml_tensor *dst, int ith, int nth, void *nodeBlock).
+ *
+ *   node block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group)
+ *
+ * A step block holds no addresses of itself: it may be written anywhere and copied to where the cell points.
+ * All fields are little-endian; records are sorted so that nothing needs padding.
+ */
+
+/** Fields of struct ggml_tensor that kernels read (ggml.h; checked against the loaded library by engine/ffi). */
+export const tensorField = { ne: 16, nb: 48, src: 152, data: 248 } as const;
+
+/** What is fixed when kernels for a cache group are emitted. */
+export interface KvShape {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  /** A multiple of 16 from 16 to 256; keys and values have the same. */
+  readonly headDim: number;
+  /** Tokens per block: 16, 32, 64, … */
+  readonly blockTokens: number;
+  readonly element: 'f16' | 'f32';
+  /** Whether scores pass through softCap * tanh(score / softCap); its size is a node field. */
+  readonly hasSoftCap: boolean;
+}
+
+/** Throws unless kernels can be emitted for this shape. */
+export function checkShape(shape: KvShape): void {
+  const { numHeads, numKvHeads, headDim, blockTokens } = shape;
+  invariant(
+    headDim % 16 === 0 && headDim >= 16 && headDim <= 256,
+    `head dim ${headDim} is 16 to 256, a multiple of 16`,
+  );
+  invariant(numKvHeads > 0 && numHeads % numKvHeads === 0, `${numHeads} heads share ${numKvHeads} kv heads evenly`);
+  invariant(
+    blockTokens >= 16 && Number.isInteger(Math.log2(blockTokens)),
+    `blocks of ${blockTokens} tokens: 16, 32, …`,
+  );
+}
+
+/** Positions after which attention restarts its running maximum, sum and accumulator (the batch-invariance rule). */
+export const CHUNK_POSITIONS = 512;
+
+/** Byte offsets in the node block. Counters stand on cache lines of their own. */
+export const nodeField = {
+  /** u64 address of the step cell. */
+  stepCell: 0,
+  /** i64 from a page's first byte to the layer's keys and values. */
+  keyOffset: 8,
+  valueOffset: 16,
+  /** i64 distance of a segment's pages. */
+  pageBytes: 24,
+  /** i64 positions that a token sees, itself included. */
+  window: 32,
+  /** u64 scratch of thread i: scratch + i * scratchBytes. */
+  scratch: 40,
+  scratchBytes: 48,
+  /** f32 factor of queries: log2(e) * scale; with a soft cap scale / softCap. */
+  queryScale: 56,
+  /** f32 log2(e) * softCap; 0 without. */
+  softCap: 60,
+  /** u64 next unit of work to claim, and threads done; both 0 between nodes. */
+  claimed: 128,
+  finished: 192,
+} as const;
+export const NODE_BLOCK_BYTES = 256;
+
+/** Byte offsets in a step block. Both tables are i64 offsets from the block's start. */
+const stepField = { numTokens: 0, paddedTokens: 4, numTiles: 8, tokens: 16, tiles: 24 } as const;
+const STEP_HEADER_BYTES = 32;
+
+/** One per token: u64 page that takes its key and value, i32 its place in the page's block. */
+const tokenField = { page: 0, slot: 8 } as const;
+const TOKEN_BYTES = 16;
+
+/** One per tile: consecutive tokens of one row that attend together; `segments` is an i64 offset from the block's start. */
+const tileField = { firstToken: 0, numTokens: 4, firstPosition: 8, numSegments: 12, segments: 16 } as const;
+const TILE_BYTES = 24;
+
+/** u64 page that holds firstPosition, i32 firstPosition, i32 numTokens. */
+const segmentField = { page: 0, firstPosition: 8, numTokens: 12 } as const;
+const SEGMENT_BYTES = 16;
+
+/** Offsets for the emitters of kernels. */
+export const stepLayout = {
+  step: stepField,
+  token: tokenField,
+  tokenBytes: TOKEN_BYTES,
+  tile: tileField,
+  tileBytes: TILE_BYTES,
+  segment: segmentField,
+  segmentBytes: SEGMENT_BYTES,
+} as const;
+
+/** A layer's constants. Byte quantities are those of `kv/layout.ts`. */
+export interface NodeOptions {
+  /** Address of 8 bytes that hold the address of the current step block (`pointStepCell`). */
+  readonly stepCell: Address;
+  /** From a page's first byte to the layer's keys, and to its values. */
+  readonly keyOffset: number;
+  readonly valueOffset: number;
+  readonly pageBytes: number;
+  /** Positions that a token sees, itself included; null: all. */
+  readonly window: number | null;
+  /** Factor of query · key, usually headDim ** -0.5. */
+  readonly scale: number;
+  /** Scores become softCap * tanh(score / softCap); null: they stay. Must agree with the shape's `hasSoftCap`. */
+  readonly softCap: number | null;
+  /** Memory for the attention kernel: `attentionScratchBytes(shape)` for each thread. Nodes may share it: they run in turn. */
+  readonly scratch: Address;
+  readonly scratchBytes: number;
+}
+
+/** Writes a layer's node block, NODE_BLOCK_BYTES at `byteOffset`, which must be a multiple of 64 in memory. */
+export function writeNodeBlock(buffer: ArrayBuffer, byteOffset: number, options: NodeOptions): void {
+  const view = new DataView(buffer, byteOffset, NODE_BLOCK_BYTES);
+  const { scale, softCap, window } = options;
+  new Uint8Array(buffer, byteOffset, NODE_BLOCK_BYTES).fill(0);
+  setU64(view, nodeField.stepCell, options.stepCell);
+  setU64(view, nodeField.keyOffset, options.keyOffset);
+  setU64(view, nodeField.valueOffset, options.valueOffset);
+  setU64(view, nodeField.pageBytes, options.pageBytes);
+  setU64(view, nodeField.window, window ?? 2 ** 31);
+  setU64(view, nodeField.scratch, options.scratch);
+  setU64(view, nodeField.scratchBytes, options.scratchBytes);
+  view.setFloat32(nodeField.queryScale, softCap === null ? scale * Math.LOG2E : scale / softCap, true);
+  view.setFloat32(nodeField.softCap, softCap === null ? 0 : softCap * Math.LOG2E, true);
+}
+
+/** Makes nodes read the step block at `stepBlock`. */
+export function pointStepCell(buffer: ArrayBuffer, byteOffset: number, stepBlock: Address): void {
+  setU64(new DataView(buffer, byteOffset, 8), 0, stepBlock);
+}
+
+/** A run of consecutive positions in memory; its pages follow at stride `pageBytes`. */
+export interface KvSegment {
+  readonly address: Address;
+  /** A multiple of the block size. */
+  readonly firstPosition: number;
+  readonly numTokens: number;
+}
+
+/** One row of the step: its tokens are the step's next `numTokens`, at consecutive positions. */
+export interface KvRow {
+  readonly firstPosition: number;
+  readonly numTokens: number;
+  /** In ascending order, without overlap, from the first position that any token sees to the row's last, without gaps. */
+  readonly segments: readonly KvSegment[];
+}
+
+/** Query rows (tokens x heads of one kv head) of a full tile: a multiple of what kernels keep in registers. */
+const TILE_ROWS = 48;
+
+/** Tokens of one row that attend together, at most. Changes no result. */
+export function tileTokens(shape: KvShape): number {
+  const group = shape.numHeads / shape.numKvHeads;
+  const most = Math.max(1, Math.floor(TILE_ROWS / group));
+  for (let tokens = most; tokens > 0; tokens--) if ((tokens * group) % 6 === 0) return tokens;
+  return most;
+}
+
+export interface StepCounts {
+  /** T, padding included. */
+  readonly paddedTokens: number;
+  readonly numTiles: number;
+  readonly numSegments: number;
+}
+
+/** How much a step block must hold for these rows. */
+export function countStep(shape: KvShape, rows: readonly KvRow[], paddedTokens: number): StepCounts {
+  const perTile = tileTokens(shape);
+  let numTiles = 0;
+  let numSegments = 0;
+  for (const row of rows) {
+    numTiles += Math.ceil(row.numTokens / perTile);
+    numSegments += row.segments.length;
+  }
+  return { paddedTokens, numTiles, numSegments };
+}
+
+/** Bytes of a step block; monotone in every count, so that upper bounds give an upper bound. */
+export function stepBlockBytes({ paddedTokens, numTiles, numSegments }: StepCounts): number {
+  return STEP_HEADER_BYTES + paddedTokens * TOKEN_BYTES + numTiles * TILE_BYTES + numSegments * SEGMENT_BYTES;
+}
+
+/**
+ * Writes the step block of one cache group at `byteOffset` (a multiple of 8); it takes
+ * `stepBlockBytes(countStep(shape, rows, paddedTokens))`. Tokens behind those of the rows are padding: their keys are
+ * not written and their outputs are 0. Throws when a row's segments do not cover its tokens.
+ */
+export function writeStepBlock(
+  buffer: ArrayBuffer,
+  byteOffset: number,
+  shape: KvShape,
+  pageBytes: number,
+  rows: readonly KvRow[],
+  paddedTokens: number,
+): void {
+  const counts = countStep(shape, rows, paddedTokens);
+  const view = new DataView(buffer, byteOffset, stepBlockBytes(counts));
+  const tokensAt = STEP_HEADER_BYTES;
+  const tilesAt = tokensAt + paddedTokens * TOKEN_BYTES;
+  const segmentsAt = tilesAt + counts.numTiles * TILE_BYTES;
+  const tiles: Tile[] = [];
+  let numTokens = 0;
+  let segmentAt = segmentsAt;
+  for (const row of rows) {
+    for (const [index, segment] of row.segments.entries()) {
+      const at = segmentAt + index * SEGMENT_BYTES;
+      setU64(view, at + segmentField.page, segment.address);
+      view.setInt32(at + segmentField.firstPosition, segment.firstPosition, true);
+      view.setInt32(at + segmentField.numTokens, segment.numTokens, true);
+    }
+    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
+    const perTile = tileTokens(shape);
+    for (let done = 0; done < row.numTokens; done += perTile) {
+      tiles.push({
+        firstToken: numTokens + done,
+        numTokens: Math.min(perTile, row.numTokens - done),
+        firstPosition: row.firstPosition + done,
+        numSegments: row.segments.length,
+        segmentAt,
+      });
+    }
+    numTokens += row.numTokens;
+    segmentAt += row.segments.length * SEGMENT_BYTES;
+  }
+  invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
+  view.setInt32(stepField.numTokens, numTokens, true);
+  view.setInt32(stepField.paddedTokens, paddedTokens, true);
+  view.setInt32(stepField.numTiles, tiles.length, true);
+  setU64(view, stepField.tokens, tokensAt);
+  setU64(view, stepField.tiles, tilesAt);
+  writeTiles(view, tilesAt, tiles);
+}
+
+interface Tile {
+  readonly firstToken: number;
+  readonly numTokens: number;
+  readonly firstPosition: number;
+  readonly numSegments: number;
+  readonly segmentAt: number;
+}
+
+/** The dearest tiles first, so that threads finish together. */
+function writeTiles(view: DataView, tilesAt: number, tiles: Tile[]): void {
+  const cost = (tile: Tile) => tile.numTokens * (tile.firstPosition + tile.numTokens);
+  tiles.sort((a, b) => cost(b) - cost(a) || a.firstToken - b.firstToken);
+  for (const [index, tile] of tiles.entries()) {
+    const at = tilesAt + index * TILE_BYTES;
+    view.setInt32(at + tileField.firstToken, tile.firstToken, true);
+    view.setInt32(at + tileField.numTokens, tile.numTokens, true);
+    view.setInt32(at + tileField.firstPosition, tile.firstPosition, true);
+    view.setInt32(at + tileField.numSegments, tile.numSegments, true);
+    setU64(view, at + tileField.segments, tile.segmentAt);
+  }
+}
+
+function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number, pageBytes: number): void {
+  const end = row.firstPosition + row.numTokens;
+  let position = row.firstPosition;
+  for (const { address, firstPosition, numTokens } of row.segments) {
+    invariant(firstPosition % blockTokens === 0, 'segments start at blocks');
+    for (; position >= firstPosition && position < Math.min(end, firstPosition + numTokens); position++) {
+      const block = Math.floor((position - firstPosition) / blockTokens);
+      const token = at + (position - row.firstPosition) * TOKEN_BYTES;
+      setU64(view, token + tokenField.page, address + block * pageBytes);
+      view.setInt32(token + tokenField.slot, position % blockTokens, true);
+    }
+  }
+  invariant(position === end, `segments of a row end at position ${position} instead of ${end}`);
+}
+
+/** Addresses and offsets are exact as doubles (below 2^53). */
+function setU64(view: DataView, at: number, value: number): void {
+  view.setUint32(at, value % 2 ** 32, true);
+  view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
+}
