@@ -17,6 +17,7 @@ const view = {
   keyWrong: byId('key-wrong'),
   curl: byId('curl'),
   copied: byId('copied'),
+  links: byId('links'),
 };
 
 /** The conversation as the API takes it. */
@@ -61,6 +62,8 @@ function askForKey() {
   view.keyWrong.hidden = sessionStorage.getItem(KEY_NAME) === null;
   if (!view.keyForm.hidden) return;
   view.keyForm.hidden = false;
+  // A link cannot carry a key.
+  view.links.hidden = true;
   view.key.focus();
 }
 
