@@ -1,4 +1,5 @@
 // Owns writing GGUF version 3: the header in memory, tensor data streamed behind it.
+import { randomUUID } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
 import { invariant } from '../common/errors.ts';
 import { bytesOf, type DType, dtypes } from './dtype.ts';
@@ -93,7 +94,7 @@ export async function writeGguf(
   dataOf: (tensor: TensorPlan) => Iterable<Uint8Array>,
 ): Promise<void> {
   const layout = layOutGguf(metadata, tensors);
-  const temporary = `${path}.${process.pid}.part`;
+  const temporary = `${path}.${randomUUID()}.part`;
   const file = await open(temporary, 'w');
   try {
     await file.write(layout.header);
