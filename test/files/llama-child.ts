@@ -39,6 +39,7 @@ const modelDefaults = llama.func('Parameters llama_model_default_params()');
 const contextDefaults = llama.func('Parameters llama_context_default_params()');
 const loadModel = llama.func('void *llama_model_load_from_file(const char *path, Parameters parameters)');
 const createContext = llama.func('void *llama_init_from_model(void *model, Parameters parameters)');
+const setThreads = llama.func('void llama_set_n_threads(void *context, int32_t decode, int32_t batch)');
 const batchOf = llama.func('Batch llama_batch_get_one(int32_t *tokens, int32_t numTokens)');
 const decode = llama.func('int llama_decode(void *context, Batch batch)');
 const logitsOf = llama.func('float *llama_get_logits_ith(void *context, int32_t row)');
@@ -49,6 +50,8 @@ for (const path of process.argv.slice(2)) {
   const model: unknown = loadModel(path, modelDefaults());
   if (model === null) throw new Error(`llama.cpp does not load ${path}`);
   const context: unknown = createContext(model, contextDefaults());
+  // Its default of four spinning threads takes seconds where cores are few and busy.
+  setThreads(context, 1, 1);
   const tokens: unknown = koffi.alloc('int32_t', ids.length);
   koffi.encode(tokens, koffi.array('int32_t', ids.length), ids);
   const status: unknown = decode(context, batchOf(tokens, ids.length));
