@@ -24,6 +24,8 @@ beforeAll(async () => {
   await writeGguf(modelPath, metadata, [], () => []);
 });
 
+let numAsked = 0;
+
 /** A system whose continuation of [p, …] is p, p+1, p+2, … */
 function fakePeer(name: string, ...flags: string[]): Peer {
   const main = fileURLToPath(new URL('./fake-main.ts', import.meta.url));
@@ -41,6 +43,7 @@ function fakePeer(name: string, ...flags: string[]): Peer {
           const reply = await callJson(new URL('/v1/completions', url), { body: { prompt, max_tokens: maxTokens } });
           return (reply.json() as { tokens: number[] }).tokens;
         },
+        stepTotals: () => Promise.resolve({ steps: ++numAsked, eventLoopCpuUs: 250 * numAsked }),
       }),
   };
 }
@@ -88,6 +91,7 @@ describe('bench compare', () => {
     });
     const prefill = result.models[0]!.samples.find(({ system }) => system === 'slow')!;
     expect(prefill.value).toBeLessThanOrEqual(512 / 0.2);
+    expect(prefill.eventLoopUsPerStep).toBe(250);
     expect(text).toMatch(/fast +slow +fast \/ slow/);
     expect(JSON.stringify(result)).not.toContain(folder);
   });

@@ -12,6 +12,7 @@ function sample(system: string, round: number, value: number | null, more: Parti
     numFailed: 0,
     ttftMs: 1,
     tpotMs: 1,
+    eventLoopUsPerStep: system === 'xllm' ? 100 + round : null,
     foreignCores: 0,
     isDisturbed: false,
     ...more,
@@ -64,6 +65,7 @@ describe('scenarioRows', () => {
         unit: 'tok/s',
         medians: [205, 100], // of 100 110 300 500, and of 55 100 100
         ratios: [null, 2], // of 1 3 2: the round without a rival's figure is left out
+        eventLoopUsPerStep: 101.5,
         numDisturbed: 1,
         numFailed: 1,
       },
@@ -81,8 +83,8 @@ describe('modelTable', () => {
     const { header, rows } = modelTable(model, { scenarios } as CompareResult);
     expect(formatTable(header, rows, false)).toBe(
       [
-        'scenario  unit   xllm  peer (WRONG)  xllm / peer  samples disturbed',
-        'Decode    tok/s   205           100            2  1, 1 with failures',
+        'scenario  unit   xllm  peer (WRONG)  xllm / peer  event loop, us/step  samples disturbed',
+        'Decode    tok/s   205           100            2                101.5  1, 1 with failures',
         '',
       ].join('\n'),
     );

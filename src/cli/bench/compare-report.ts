@@ -10,6 +10,8 @@ export interface ScenarioRow {
   readonly medians: readonly (number | null)[];
   /** Median over the rounds of (first system / this one); null for the first itself and where either has none. */
   readonly ratios: readonly (number | null)[];
+  /** Median over the first system's rounds, in µs; null where it does not tell. */
+  readonly eventLoopUsPerStep: number | null;
   /** Samples that no attempt found quiet. */
   readonly numDisturbed: number;
   readonly numFailed: number;
@@ -42,6 +44,13 @@ export function scenarioRows(model: ModelResult, scenarios: CompareResult['scena
         unit,
         medians: bySystem.map((values) => medianOrNull([...values.values()])),
         ratios,
+        eventLoopUsPerStep: medianOrNull(
+          samples.flatMap((sample) =>
+            sample.system !== model.systems[0]?.name || sample.eventLoopUsPerStep === null
+              ? []
+              : [sample.eventLoopUsPerStep],
+          ),
+        ),
         numDisturbed: samples.filter((sample) => sample.isDisturbed).length,
         numFailed: samples.filter((sample) => sample.numFailed > 0).length,
       },
@@ -68,6 +77,7 @@ export function modelTable(model: ModelResult, result: CompareResult): { header:
     'unit',
     mark(ours),
     ...peers.flatMap((peer) => [mark(peer), `${ours?.name ?? '-'} / ${peer.name}`]),
+    'event loop, us/step',
     'samples disturbed',
   ];
   const rows = scenarioRows(model, result.scenarios).map((row): Cell[] => [
@@ -75,6 +85,7 @@ export function modelTable(model: ModelResult, result: CompareResult): { header:
     row.unit,
     row.medians[0] ?? null,
     ...peers.flatMap((_, index) => [row.medians[index + 1] ?? null, row.ratios[index + 1] ?? null]),
+    row.eventLoopUsPerStep,
     row.numFailed > 0 ? `${row.numDisturbed}, ${row.numFailed} with failures` : String(row.numDisturbed),
   ]);
   return { header, rows };

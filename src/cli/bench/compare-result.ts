@@ -32,6 +32,8 @@ const sampleSchema = z.object({
   numFailed: z.number(),
   ttftMs: z.number().nullable(),
   tpotMs: z.number().nullable(),
+  /** CPU time of the event loop per engine step, where the system tells. */
+  eventLoopUsPerStep: z.number().nullable(),
   /** Cores that other processes used meanwhile. */
   foreignCores: z.number(),
   /** No attempt was quiet; this is the quietest. */

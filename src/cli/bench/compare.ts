@@ -2,9 +2,8 @@
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { BUILD } from '../../contract/protocol.ts';
-import { resolveModel } from '../../files/resolve/resolve-model.ts';
 import { modelSettings } from '../../files/resolve/settings.ts';
-import { type CompareModel, inspectModel } from './compare-model.ts';
+import { type CompareModel, findModel } from './compare-model.ts';
 import type { BenchCompareOptions } from './compare-options.ts';
 import { checkText, modelTable } from './compare-report.ts';
 import type { CompareResult, ModelResult, SystemResult } from './compare-result.ts';
@@ -111,7 +110,7 @@ async function compareOnModel(
   const { threads } = options;
   const log = (line: string): void => void io.stderr.write(`${line}\n`);
   const { cacheFolder } = modelSettings(io.env, { cacheFolder: options.cacheDir });
-  const model = await findModel(spec, options, io);
+  const model = await findModel(spec, { cacheDir: options.cacheDir, env: io.env, signal, log });
   const context: PrepareContext = { modelPath: model.path, cacheFolder, signal, log };
   const prepared: PreparedPeer[] = [];
   for (const system of systems) prepared.push(await system.prepare(context));
@@ -138,12 +137,6 @@ async function compareOnModel(
     const order = round % 2 === 0 ? prepared : prepared.toReversed();
     result.numRejected += await runRound(round, order, settings, (sample) => samples.push(sample));
   }
-}
-
-async function findModel(spec: string, options: BenchCompareOptions, io: BenchIo): Promise<CompareModel> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir });
-  const { name, path } = await resolveModel(spec, { settings, signal: io.signal });
-  return inspectModel(name, path);
 }
 
 async function checkSystem(

@@ -4,7 +4,7 @@ import type { Sample } from './compare-result.ts';
 import { CpuMeter } from './cpu-meter.ts';
 import { runLoad } from './load.ts';
 import { summarise } from './metrics.ts';
-import type { PreparedPeer, ServerShape } from './peers/peer.ts';
+import type { PreparedPeer, ServerShape, StepTotals } from './peers/peer.ts';
 import { type RunningServer, startServer } from './peers/server.ts';
 import { type Scenario, scenarioRequests } from './scenarios.ts';
 import { StreamClient } from './stream-client.ts';
@@ -91,7 +91,7 @@ async function sampleQuietly(
   }
 }
 
-type Measured = Pick<Sample, 'value' | 'numFailed' | 'ttftMs' | 'tpotMs' | 'foreignCores'>;
+type Measured = Omit<Sample, 'scenario' | 'system' | 'round' | 'isDisturbed'>;
 
 async function measure(
   { peer, server, model }: Target,
@@ -109,6 +109,7 @@ async function measure(
     timeoutMs: REQUEST_TIMEOUT_MS,
   };
   const client = new StreamClient(target, systemClock);
+  const stepsBefore = await peer.stepTotals(server.url, signal);
   const meter = new CpuMeter();
   const plan = {
     numRequests: requests.length,
@@ -124,6 +125,7 @@ async function measure(
   const foreignCores = meter.foreignCores();
   client.close();
   signal.throwIfAborted();
+  const stepsAfter = await peer.stepTotals(server.url, signal);
   const summary = summarise(load.records, load.durationMs);
   return {
     // A system that drops requests has less to do: no figure then.
@@ -131,6 +133,12 @@ async function measure(
     numFailed: summary.failed,
     ttftMs: summary.ttftMs?.mean ?? null,
     tpotMs: summary.tpotMs?.mean ?? null,
+    eventLoopUsPerStep: costPerStep(stepsBefore, stepsAfter),
     foreignCores,
   };
+}
+
+function costPerStep(before: StepTotals | null, after: StepTotals | null): number | null {
+  if (before === null || after === null || after.steps === before.steps) return null;
+  return (after.eventLoopCpuUs - before.eventLoopCpuUs) / (after.steps - before.steps);
 }

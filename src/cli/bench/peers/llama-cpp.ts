@@ -66,6 +66,7 @@ export function llamaCpp(format: string | null): Peer {
           ],
         }),
         greedyTokens,
+        stepTotals: () => Promise.resolve(null),
       };
     },
   };

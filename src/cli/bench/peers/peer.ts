@@ -33,13 +33,27 @@ export interface PreparedPeer {
   readonly readyPath: string;
   /** False where requests on reused connections fail. */
   readonly isKeepAlive: boolean;
-  command(launch: Launch): ServerCommand;
+  readonly command: (launch: Launch) => ServerCommand;
   /** Greedy continuation of at most `maxTokens` ids, which may end before a stop token. */
-  greedyTokens(url: string, promptIds: readonly number[], maxTokens: number, signal: AbortSignal): Promise<number[]>;
+  readonly greedyTokens: (
+    url: string,
+    promptIds: readonly number[],
+    maxTokens: number,
+    signal: AbortSignal,
+  ) => Promise<number[]>;
+  /** null where the system does not tell. */
+  readonly stepTotals: (url: string, signal: AbortSignal) => Promise<StepTotals | null>;
+}
+
+/** Totals since the server's start. */
+export interface StepTotals {
+  readonly steps: number;
+  /** CPU time of the event loop that plans and sends. */
+  readonly eventLoopCpuUs: number;
 }
 
 export interface Peer {
   readonly name: string;
   /** Long work is resumable and reported through `log`. Throws XllmError naming what to install. */
-  prepare(context: PrepareContext): Promise<PreparedPeer>;
+  readonly prepare: (context: PrepareContext) => Promise<PreparedPeer>;
 }

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { BUILD } from '../../../contract/protocol.ts';
 import { callJson } from '../http-json.ts';
 import { apiUrl } from '../target.ts';
-import type { Launch, Peer, PreparedPeer } from './peer.ts';
+import type { Launch, Peer, PreparedPeer, StepTotals } from './peer.ts';
 
 const entry = fileURLToPath(new URL('../../../../bin/xllm.js', import.meta.url));
 
@@ -39,6 +39,19 @@ export async function completeGreedily(
   return choice;
 }
 
+async function stepTotals(url: string, signal: AbortSignal): Promise<StepTotals> {
+  const { text } = await callJson(apiUrl(url, '/metrics'), { signal });
+  const total = (name: string): number => {
+    const value = new RegExp(`^xllm:${name}(?:{.*})? (\\S+)$`, 'm').exec(text)?.[1];
+    if (value === undefined) throw new Error(`/metrics has no xllm:${name}`);
+    return Number(value);
+  };
+  return {
+    steps: total('engine_steps_total'),
+    eventLoopCpuUs: total('engine_event_loop_cpu_seconds_total') * 1e6,
+  };
+}
+
 /** `name`: how figures call this variant; `extraArgs`: further flags of `xllm serve`. */
 export function xllm(name: string, extraArgs: readonly string[]): Peer {
   return {
@@ -63,6 +76,7 @@ export function xllm(name: string, extraArgs: readonly string[]): Peer {
           if (ids === undefined) throw new Error('the server returned no token_ids');
           return [...ids];
         },
+        stepTotals,
       }),
   };
 }
