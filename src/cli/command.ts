@@ -45,7 +45,11 @@ export function addCommand(parent: Command, spec: CommandSpec<z.ZodObject>, allK
             : field.kind === 'list'
               ? 'a,b'
               : 'text';
-      command.addOption(new Option(`${field.flag} <${value}>`, `${field.description}${suffix}`));
+      const option = new Option(`${field.flag} <${value}>`, `${field.description}${suffix}`);
+      // A list may come in commas or in repeats.
+      if (field.kind === 'list')
+        option.argParser((part: string, before: string[] | undefined) => [...(before ?? []), part]);
+      command.addOption(option);
     }
   }
   command.addOption(new Option('--config <file>', 'YAML file with options; flags and XLLM_* variables come first.'));

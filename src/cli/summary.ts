@@ -1,22 +1,20 @@
 // Owns the start-up summary: what a person wants to know once a model is served, and what to do next.
 import { styleText } from 'node:util';
 
-/** What an engine says of itself in Hello's `summary_json`, label → text. */
-export type EngineSummary = Readonly<Record<string, string>>;
-
 export interface StartupFacts {
   readonly url: string;
   readonly modelNames: readonly string[];
-  readonly engineSummary: EngineSummary;
-  readonly numApiKeys: number;
+  /** Label → text. */
+  readonly engineSummary: Readonly<Record<string, string>>;
+  readonly hasApiKeys: boolean;
   readonly startupMs: number;
 }
 
-export function startupSummary({ url, modelNames, engineSummary, numApiKeys, startupMs }: StartupFacts): string {
+export function startupSummary({ url, modelNames, engineSummary, hasApiKeys, startupMs }: StartupFacts): string {
   const name = modelNames[0] ?? '';
   const rows = Object.entries({ model: modelNames.join(', '), ...engineSummary });
   const width = Math.max(...rows.map(([label]) => label.length));
-  const key = numApiKeys > 0 ? ` \\\n  -H "Authorization: Bearer $XLLM_API_KEY"` : '';
+  const key = hasApiKeys ? ` \\\n  -H "Authorization: Bearer $XLLM_API_KEY"` : '';
   return `
 ${rows.map(([label, text]) => `  ${styleText('dim', label.padEnd(width))}  ${text}`).join('\n')}
 
@@ -30,8 +28,4 @@ curl ${url}/v1/chat/completions${key} \\
 
   Ctrl-C stops.
 `;
-}
-
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host === '[::1]' || /^127\./.test(host);
 }

@@ -11,6 +11,8 @@ export interface EngineModel {
   readonly stopTokenIds: readonly number[];
   readonly numericsId: string;
   readonly instance: string;
+  /** For people: label → text, such as memory plan, threads, kernels, KV layout. */
+  readonly summary: Readonly<Record<string, string>>;
 }
 
 export interface EngineRequest {

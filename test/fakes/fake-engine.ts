@@ -125,6 +125,8 @@ export class FakeEngine implements EngineClient {
       stopTokenIds: [fakeTokens.eos, fakeTokens.turnEnd],
       numericsId: 'fake-numerics',
       instance: 'fake-0',
+      summary: {},
+      summary: {},
     };
   }
 

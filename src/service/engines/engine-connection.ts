@@ -87,6 +87,7 @@ export class EngineConnection {
       stopTokenIds: [...int32OfBytes(hello.stopTokenIds)],
       numericsId: hello.numericsId,
       instance: hello.instance,
+      summary: summaryOf(hello.summaryJson),
     };
     return this.#model;
   }
@@ -210,4 +211,13 @@ export class EngineConnection {
       }
     }
   }
+}
+
+/** Only texts are taken over: what an engine says of itself is shown to people as it is. */
+function summaryOf(json: string): Record<string, string> {
+  const value: unknown = JSON.parse(json || '{}');
+  if (typeof value !== 'object' || value === null) return {};
+  return Object.fromEntries(
+    Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+  );
 }

@@ -1,0 +1,104 @@
+// Owns the table of commands: name, arguments, options, examples, action. Actions are loaded when they are run.
+import type { z } from 'zod';
+import { benchCompareSchema } from './bench/compare-options.ts';
+import { benchServeSchema } from './bench/serve-options.ts';
+import { type CommandSpec, defineCommand } from './command.ts';
+import { commandOptions } from './config/options.ts';
+import { terminalIo } from './terminal.ts';
+
+const model = {
+  name: '[model]',
+  about: 'An alias, a path, or org/repo[:quant or file] (default: smollm2-135m-instruct).',
+};
+
+export const commands: readonly CommandSpec<z.ZodObject>[] = [
+  defineCommand({
+    name: 'serve',
+    about: 'Serve a model on this machine: service and engine, in two processes.',
+    args: [model],
+    schema: commandOptions.serve,
+    examples: [
+      'xllm serve',
+      'xllm serve ./model.gguf --port 9000',
+      'xllm serve Qwen/Qwen3-0.6B-GGUF:Q8_0 --max-model-len 4096',
+    ],
+    run: async (options, args) => (await import('./serve.ts')).serve(options, args),
+  }),
+  defineCommand({
+    name: 'chat',
+    about: 'Talk to a model in the terminal, with its own server or another.',
+    args: [model],
+    schema: commandOptions.chat,
+    examples: ['xllm chat', 'xllm chat --url http://127.0.0.1:8000', 'xllm chat --system "Answer in one sentence."'],
+    run: async (options, args) => (await import('./chat.ts')).chat(options, args),
+  }),
+  defineCommand({
+    name: 'run',
+    about: 'Answer one prompt, from the command line or standard input, on standard output.',
+    args: [model, { name: '[prompt]', about: 'What to answer (default: standard input).' }],
+    schema: commandOptions.run,
+    examples: [
+      'xllm run smollm2-135m-instruct "What is the capital of France?"',
+      'cat notes.txt | xllm run ./model.gguf --max-tokens 100',
+    ],
+    run: async (options, args) => (await import('./run.ts')).run(options, args),
+  }),
+  defineCommand({
+    name: 'service',
+    about: 'Serve HTTP alone; engines register with it.',
+    args: [model],
+    schema: commandOptions.service,
+    examples: ['xllm service --listen 127.0.0.1:8100', 'xllm service ./model-folder --port 9000'],
+    run: async (options, args) => (await import('./service.ts')).service(options, args),
+  }),
+  defineCommand({
+    name: 'engine',
+    about: 'Compute alone; registers with a service.',
+    args: [model],
+    schema: commandOptions.engine,
+    examples: ['xllm engine --coordinator 127.0.0.1:8100', 'xllm engine ./model.gguf --threads 8 --name engine-1'],
+    run: async (options, args) => (await import('./engine.ts')).engine(options, args),
+  }),
+];
+
+export interface CommandGroup {
+  readonly name: string;
+  readonly about: string;
+  readonly commands: readonly CommandSpec<z.ZodObject>[];
+}
+
+export const commandGroups: readonly CommandGroup[] = [
+  {
+    name: 'bench',
+    about: 'Measure servers.',
+    commands: [
+      defineCommand({
+        name: 'serve',
+        about: 'Load any OpenAI-compatible server; metrics as vLLM defines them.',
+        args: [],
+        schema: benchServeSchema,
+        examples: ['xllm bench serve --url http://127.0.0.1:8000 --max-concurrency 8'],
+        run: async (options) => {
+          const { benchServe } = await import('./bench/serve.ts');
+          process.exitCode = await benchServe(options, terminalIo());
+        },
+      }),
+      defineCommand({
+        name: 'compare',
+        about: 'Compare this server with its peers on the same weights and prompts, in turn.',
+        args: [],
+        schema: benchCompareSchema,
+        examples: ['xllm bench compare', 'xllm bench compare --help'],
+        run: async (options) => {
+          const { benchCompare } = await import('./bench/compare.ts');
+          process.exitCode = await benchCompare(options, terminalIo());
+        },
+      }),
+    ],
+  },
+];
+
+/** Every option key of every command: what a configuration file may hold. */
+export const allOptionKeys: ReadonlySet<string> = new Set(
+  [...commands, ...commandGroups.flatMap((group) => group.commands)].flatMap(({ schema }) => Object.keys(schema.shape)),
+);
