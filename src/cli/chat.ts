@@ -1,8 +1,10 @@
 // Owns `xllm chat`: a conversation in the terminal, with its own server or any OpenAI-compatible one.
 import { createInterface } from 'node:readline/promises';
 import { XllmError } from '../common/errors.ts';
-import type { OptionsOf } from './config/options.ts';
+import type { OptionsOf, ServiceOptions } from './config/options.ts';
 import { startServer } from './server.ts';
+
+type ServiceDefaults = Omit<ServiceOptions, 'listen' | 'cacheDir' | 'offlineMode'>;
 
 interface Message {
   readonly role: 'system' | 'user' | 'assistant';
@@ -28,17 +30,16 @@ export async function chat(options: OptionsOf<'chat'>, [spec]: readonly string[]
 }
 
 /** The server behind a chat is nobody else's: a free port, no log lines. */
-const serverDefaults = {
+const serverDefaults: ServiceDefaults = {
   host: '127.0.0.1',
   port: 0,
   servedModelName: [],
-  apiKeyFile: undefined,
   corsOrigin: [],
   requestTimeoutS: 0,
   drainTimeoutS: 0,
   logFormat: 'text',
   logLevel: 'warn',
-} as const;
+};
 
 async function converse(url: string, options: OptionsOf<'chat'>): Promise<void> {
   const model = options.model ?? (await firstModel(url));
