@@ -165,24 +165,29 @@ class LimitedInterpreter extends Interpreter {
     return this.#value(pythonStrip(text, side, chars));
   }
 
-  /** `trim` of anything; operands of other filters go to the library evaluated. */
+  /** `trim` and `string` of anything; operands of other filters go to the library evaluated. */
   #evaluateFilter(node: Node, scope: Scope): JinjaValue | null {
     const operand = node['operand'] as Node;
     if (operand.type === 'Evaluated') return null;
     const result = this.evaluate(operand, scope);
-    if ((node['filter'] as Node)['value'] === 'trim') return this.#value(pythonString(result).trim());
+    const name = (node['filter'] as Node)['value'];
+    if (name === 'trim') return this.#value(pythonString(result).trim());
+    if (name === 'string') return this.#value(pythonString(result));
     return super.evaluate({ ...node, operand: evaluated(result) }, scope);
   }
 
   #evaluateBinary(node: Node, scope: Scope): JinjaValue | null {
     const operator = (node['operator'] as { readonly value: string }).value;
-    if (!['==', '!=', '*', '%', '~'].includes(operator)) return null;
+    if (!['==', '!=', '+', '*', '%', '~'].includes(operator)) return null;
     const left = this.evaluate(node['left'] as Node, scope);
     const right = this.evaluate(node['right'] as Node, scope);
     if (operator === '==' || operator === '!=') {
       return this.#value(pythonEquals(left, right) === (operator === '=='));
     }
     if (operator === '~') return this.#value(pythonString(left) + pythonString(right));
+    if (operator === '+' && (typeof left.value === 'string') !== (typeof right.value === 'string')) {
+      throw new TypeError('a string and something else cannot be added');
+    }
     if (operator === '*') {
       const text = typeof left.value === 'string' ? left.value : right.value;
       const times = typeof left.value === 'string' ? right.value : left.value;

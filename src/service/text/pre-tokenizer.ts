@@ -3,8 +3,11 @@ import { XllmError } from '../../common/errors.ts';
 import { libraryPattern } from './hugging-face.ts';
 import type { StageSpec } from './tokenizer-spec.ts';
 
-/** Pieces of a text, in order, none ''. `isFirst`: the text starts the whole input. */
-export type PreTokenize = (text: string, isFirst: boolean) => string[];
+/**
+ * Gives the pieces of a text to `emit`, in order, none ''; there may be as many as characters, so they are never listed.
+ * `isFirst`: the text starts the whole input.
+ */
+export type PreTokenize = (text: string, isFirst: boolean, emit: (piece: string) => void) => void;
 
 /** GPT-2's split, which a ByteLevel pre-tokenizer implies. Source: OpenAI's gpt-2 encoder.py. */
 export const gpt2Pattern = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
@@ -21,19 +24,26 @@ export function splitStage(regex: string, behavior: Behavior = 'Isolated'): Stag
 
 /** Throws XllmError model_unsupported for a kind, pattern or behaviour that is not known. */
 export function compilePreTokenizer(spec: StageSpec | null): PreTokenize {
-  if (spec === null) return (text) => (text === '' ? [] : [text]);
+  if (spec === null) return whole;
   switch (spec.type) {
     case 'Sequence': {
-      const stages = (spec['pretokenizers'] as readonly StageSpec[]).map(compilePreTokenizer);
-      return (text, isFirst) =>
-        stages.reduce((pieces, stage) => pieces.flatMap((piece, i) => stage(piece, isFirst && i === 0)), [text]);
+      const stages = spec['pretokenizers'] as readonly StageSpec[];
+      return stages.map(compilePreTokenizer).reduceRight((after, stage) => {
+        return (text, isFirst, emit) => {
+          let isFirstPiece = isFirst;
+          stage(text, isFirst, (piece) => {
+            after(piece, isFirstPiece, emit);
+            isFirstPiece = false;
+          });
+        };
+      }, whole);
     }
     case 'Split':
       return compileSplit(spec);
     case 'ByteLevel': {
-      const split = spec['use_regex'] === false ? compilePreTokenizer(null) : compileSplit(splitStage(gpt2Pattern));
+      const split = spec['use_regex'] === false ? whole : compileSplit(splitStage(gpt2Pattern));
       if (spec['add_prefix_space'] !== true) return split;
-      return (text, isFirst) => split(text.startsWith(' ') ? text : ` ${text}`, isFirst);
+      return (text, isFirst, emit) => split(text.startsWith(' ') ? text : ` ${text}`, isFirst, emit);
     }
     case 'Digits':
       return compileSplit(splitStage(spec['individual_digits'] === true ? String.raw`\p{N}` : String.raw`\p{N}+`));
@@ -50,6 +60,10 @@ export function compilePreTokenizer(spec: StageSpec | null): PreTokenize {
   }
 }
 
+const whole: PreTokenize = (text, _isFirst, emit) => {
+  if (text !== '') emit(text);
+};
+
 /** SentencePiece's words: U+2581 for each space, one more in front, cut before each. */
 function compileMetaspace(spec: StageSpec): PreTokenize {
   const mark = typeof spec['replacement'] === 'string' ? spec['replacement'] : '\u2581';
@@ -60,11 +74,11 @@ function compileMetaspace(spec: StageSpec): PreTokenize {
     behavior: 'MergedWithNext',
     invert: false,
   });
-  return (text, isFirst) => {
+  return (text, isFirst, emit) => {
     let marked = text.replaceAll(' ', mark);
     const prepends = scheme === 'always' || (scheme === 'first' && isFirst);
     if (prepends && !marked.startsWith(mark)) marked = mark + marked;
-    return spec['split'] === false ? [marked] : words(marked, isFirst);
+    (spec['split'] === false ? whole : words)(marked, isFirst, emit);
   };
 }
 
@@ -74,9 +88,55 @@ function compileSplit(spec: StageSpec): PreTokenize {
     throw new XllmError('model_unsupported', `the tokenizer splits with an unknown behaviour: ${String(behavior)}`);
   }
   const pattern = compilePattern(spec);
+  const here = new RegExp(pattern, `${pattern.flags}y`);
   // Inverted, the gaps are the matches.
   const invert = spec['invert'] === true;
-  return (text) => joinPieces(text, cuts(text, pattern, invert), behavior as Behavior);
+  return (text, _isFirst, emit) => {
+    // Stretches of text, match and gap in turn, joined as the behaviour says. The last one waits for the next.
+    let start = 0;
+    let end = 0;
+    let wasMatch = false;
+    const add = (next: number, isGap: boolean) => {
+      const isMatch = isGap === invert;
+      if (end > 0 && !joins(behavior, wasMatch, isMatch)) {
+        if (!(behavior === 'Removed' && wasMatch)) emit(text.slice(start, end));
+        start = end;
+      }
+      end = next;
+      wasMatch = isMatch;
+    };
+    while (end < text.length) {
+      // Most patterns match wherever the last match ended; asking that first spares finding out where a match starts.
+      here.lastIndex = end;
+      if (here.test(text) && here.lastIndex > end) {
+        add(here.lastIndex, false);
+        continue;
+      }
+      pattern.lastIndex = end + 1;
+      let match = pattern.exec(text);
+      while (match !== null && match[0] === '') {
+        pattern.lastIndex++;
+        match = pattern.exec(text);
+      }
+      add(match === null ? text.length : match.index, true);
+      if (match !== null) add(match.index + match[0].length, false);
+    }
+    if (end > start && !(behavior === 'Removed' && wasMatch)) emit(text.slice(start, end));
+  };
+}
+
+/** Source: `SplitDelimiterBehavior` of Hugging Face's tokenizers. */
+function joins(behavior: string, isMatch: boolean, nextIsMatch: boolean): boolean {
+  switch (behavior) {
+    case 'MergedWithPrevious':
+      return !isMatch && nextIsMatch;
+    case 'MergedWithNext':
+      return isMatch && !nextIsMatch;
+    case 'Contiguous':
+      return isMatch === nextIsMatch;
+    default:
+      return false;
+  }
 }
 
 function compilePattern(spec: StageSpec): RegExp {
@@ -84,44 +144,4 @@ function compilePattern(spec: StageSpec): RegExp {
   // Matching `\s+$` tries every start within a run of spaces. Only the first can match: said so, it stays linear.
   if (pattern.Regex === String.raw`\s+$`) return /(?<!\p{White_Space})\p{White_Space}+$/gu;
   return libraryPattern(pattern);
-}
-
-/** Start and end of each stretch, and whether it is a match; together they cover the text. */
-interface Cut {
-  readonly start: number;
-  readonly end: number;
-  readonly isMatch: boolean;
-}
-
-function cuts(text: string, pattern: RegExp, invert: boolean): Cut[] {
-  const found: Cut[] = [];
-  let done = 0;
-  for (const match of text.matchAll(pattern)) {
-    const start = match.index;
-    const end = start + match[0].length;
-    if (start === end) continue;
-    if (start > done) found.push({ start: done, end: start, isMatch: invert });
-    found.push({ start, end, isMatch: !invert });
-    done = end;
-  }
-  if (done < text.length) found.push({ start: done, end: text.length, isMatch: invert });
-  return found;
-}
-
-/** Source of the behaviours: `SplitDelimiterBehavior` of Hugging Face's tokenizers. */
-function joinPieces(text: string, found: readonly Cut[], behavior: Behavior): string[] {
-  const pieces: string[] = [];
-  let start = 0;
-  for (const [i, cut] of found.entries()) {
-    const next = found[i + 1];
-    const joinsNext =
-      next !== undefined &&
-      ((behavior === 'MergedWithPrevious' && !cut.isMatch && next.isMatch) ||
-        (behavior === 'MergedWithNext' && cut.isMatch && !next.isMatch) ||
-        (behavior === 'Contiguous' && cut.isMatch === next.isMatch));
-    if (joinsNext) continue;
-    if (!(behavior === 'Removed' && cut.isMatch)) pieces.push(text.slice(start, cut.end));
-    start = cut.end;
-  }
-  return pieces;
 }

@@ -1,16 +1,6 @@
 // Owns incremental detokenising: bytes of tokens in, whole characters out.
-import type { StreamDecoder } from './text-service.ts';
+import type { DecodeOptions, StreamDecoder } from './text-service.ts';
 import { lossyUtf8, type TokenTable } from './token-table.ts';
-
-export interface DecodeOptions {
-  /** Control tokens give no text. True unless stated. */
-  readonly skipSpecialTokens?: boolean;
-  /**
-   * Whether the tokens begin a text. Then the space that a SentencePiece tokenizer puts before its first word is
-   * dropped; in the continuation of a prompt it is the space between two words.
-   */
-  readonly atTextStart?: boolean;
-}
 
 /**
  * Holds back at most three bytes: the start of a character that later tokens may complete. All text together equals the

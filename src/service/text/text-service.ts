@@ -23,6 +23,17 @@ export interface EncodeOptions {
   readonly parseSpecialTokens: boolean;
 }
 
+export interface DecodeOptions {
+  /** Control tokens give no text. True unless stated. */
+  readonly skipSpecialTokens?: boolean;
+  /**
+   * Whether the tokens begin a text: then the space that a SentencePiece tokenizer puts before its first word is
+   * dropped. In the continuation of a prompt it is the space between two words. True for `decode`, false for stream
+   * decoders, unless stated.
+   */
+  readonly atTextStart?: boolean;
+}
+
 /** Turns tokens of one choice into text as they come. Never emits half a character. */
 export interface StreamDecoder {
   /** Text that became complete with this token ("" while bytes are pending). */
@@ -41,9 +52,9 @@ export interface TextService {
   encode(text: string, options: EncodeOptions): Promise<Int32Array>;
   /** Renders the chat template and encodes it: control tokens of the template count, those in user text do not. */
   encodeChat(input: ChatTemplateInput): Promise<{ readonly ids: Int32Array; readonly text: string }>;
-  decode(ids: Int32Array, options?: { readonly skipSpecialTokens?: boolean }): Promise<string>;
+  decode(ids: Int32Array, options?: DecodeOptions): Promise<string>;
   /** Runs on the event loop: a few microseconds a token. */
-  createStreamDecoder(options?: { readonly skipSpecialTokens?: boolean }): StreamDecoder;
+  createStreamDecoder(options?: DecodeOptions): StreamDecoder;
   /** One token as text and as bytes, for logprobs. Runs on the event loop. */
   tokenText(id: number): { readonly text: string; readonly bytes: Uint8Array };
   close(): Promise<void>;

@@ -35,4 +35,22 @@ export class TextTrie {
       if (at.value !== -1) found(at.value, i + 1);
     }
   }
+
+  /** Whether a string of the set starts at `start`, or one does as far as the text goes. */
+  reaches(text: string, start: number): boolean {
+    let at: Node | undefined = this.#root;
+    for (let i = start; i < text.length; i++) {
+      at = at.next.get(text.charCodeAt(i));
+      if (at === undefined) return false;
+      if (at.value !== -1) return true;
+    }
+    return true;
+  }
+
+  /** Whether `prefix` is how a string of the set starts. */
+  hasPrefix(prefix: string): boolean {
+    let at: Node | undefined = this.#root;
+    for (let i = 0; i < prefix.length && at !== undefined; i++) at = at.next.get(prefix.charCodeAt(i));
+    return at !== undefined;
+  }
 }

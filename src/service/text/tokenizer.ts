@@ -98,7 +98,7 @@ export class Tokenizer {
       if (section === '') continue;
       for (const [j, part] of this.#normalizedAdded.split(this.#normalize(section)).entries()) {
         if (typeof part === 'number') ids.push(part);
-        else for (const piece of this.#preTokenize(part, i === 0 && j === 0)) this.#encodePiece(piece, ids);
+        else this.#preTokenize(part, i === 0 && j === 0, (piece) => this.#encodePiece(piece, ids));
       }
     }
   }
