@@ -1,0 +1,9 @@
+// Owns Llama 2 and 3, and what else ships under that name (SmolLM, TinyLlama, …): the common decoder.
+import type { Architecture } from './architecture.ts';
+
+export const llama: Architecture = {
+  hfName: 'LlamaForCausalLM',
+  ggufName: 'llama',
+  // llama.cpp's converter permutes the rows of q and k so that rotated pairs are neighbours.
+  fromGguf: () => ({ ropePairs: 'adjacent' }),
+};

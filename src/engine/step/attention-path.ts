@@ -1,0 +1,25 @@
+// Owns the seam between a step's graph and the two ways to attend: emitted kernels, or ggml's operations.
+import type { Attention } from '../models/blocks.ts';
+import type { StepPlan } from '../scheduler/plan.ts';
+import type { Graph } from '../tensor/graph.ts';
+import type { InputLayout, InputMemory, StagedInputs } from '../tensor/inputs.ts';
+
+/** How one step attends: what of it is fixed in the graph, and what is filled in for each step. */
+export interface AttentionShape {
+  /** Steps of equal key share a graph. */
+  readonly key: string;
+  /** Whether graphs of this key come back often enough to be kept. */
+  readonly isCacheable: boolean;
+  /** Claims the sections of the step's inputs; called once per graph and once per step, alike. */
+  layout(layout: InputLayout): void;
+  /** After `layout`. */
+  fill(staged: StagedInputs): void;
+  /** After `layout`. */
+  build(g: Graph, inputs: InputMemory): Attention;
+}
+
+export interface AttentionPath {
+  /** `numTokens`: the padded number of tokens; what lies behind the plan's own is to have no effect. */
+  shapeOf(plan: StepPlan, numTokens: number): AttentionShape;
+  close(): void;
+}

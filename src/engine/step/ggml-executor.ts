@@ -1,0 +1,162 @@
+// Owns running step plans on this machine's CPU: inputs, graphs and their memory, sampling.
+import { invariant } from '../../common/errors.ts';
+import type { Ggml } from '../ffi/ggml.ts';
+import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import type { KvSpace } from '../kv/spaces/kv-space.ts';
+import type { Model } from '../models/model.ts';
+import { outputKind, type StepOutput, type StepPlan, type TopLogprobs } from '../scheduler/plan.ts';
+import type { ComputePool } from '../tensor/compute.ts';
+import { GraphCache } from '../tensor/graph-cache.ts';
+import { StagedInputs } from '../tensor/inputs.ts';
+import type { AttentionPath } from './attention-path.ts';
+import { roundUpTokens } from './buckets.ts';
+import type { Executor } from './executor.ts';
+import { checkPlan } from './plan-check.ts';
+import { layoutStep, shapeKey, StepGraph, type StepSections, type StepShape } from './step-graph.ts';
+
+export interface GgmlExecutorOptions {
+  readonly ggml: Ggml;
+  readonly model: Model;
+  readonly space: KvSpace;
+  readonly attention: AttentionPath;
+  readonly pool: ComputePool;
+  /**
+   * A sequence's results do not depend on what else is in the batch: products of float weights never have one row.
+   * What else it takes is the attention path's.
+   */
+  readonly deterministic: boolean;
+}
+
+interface PreparedStep {
+  readonly shape: StepShape;
+  readonly key: string;
+  readonly sections: StepSections;
+  readonly staged: StagedInputs;
+}
+
+/** Graphs are a megabyte or so each; steps of a serving mix come back to a few dozen shapes. */
+const maxGraphs = 64;
+
+export class GgmlExecutor implements Executor {
+  readonly #options: GgmlExecutorOptions;
+  readonly #graphs = new GraphCache<StepGraph>(maxGraphs);
+  readonly #prepared = new Map<number, PreparedStep>();
+  /** One for the step being prepared, one for a step prepared but not started. */
+  readonly #staged = [new StagedInputs(), new StagedInputs()];
+  #arena: NativeMemory | null = null;
+  /** Tokens sampled by the previous run. */
+  #previousTokens = new Int32Array(0);
+
+  constructor(options: GgmlExecutorOptions) {
+    this.#options = options;
+  }
+
+  async prepare(plan: StepPlan): Promise<void> {
+    const { model, space, attention } = this.#options;
+    checkPlan(plan, model.config.vocabSize);
+    await space.prepare(plan.groups);
+    const shape = this.#shapeOf(plan, attention);
+    const sections = layoutStep(shape);
+    const staged = this.#staged.reverse()[0]!;
+    staged.reset(sections.numBytes);
+    const { numTokens, outputToken } = plan;
+    const tokenIds = staged.int32(sections.tokenIds);
+    tokenIds.set(plan.tokenIds);
+    tokenIds.fill(plan.tokenIds[numTokens - 1]!, numTokens);
+    const positions = staged.int32(sections.positions);
+    positions.set(plan.positions);
+    positions.fill(plan.positions[numTokens - 1]!, numTokens);
+    const outputs = staged.int32(sections.outputTokens);
+    outputs.fill(outputToken.length > 0 ? outputToken[outputToken.length - 1]! : 0);
+    outputs.set(outputToken);
+    shape.attention.fill(staged);
+    this.#prepared.set(plan.stepId, { shape, key: shapeKey(shape), sections, staged });
+  }
+
+  #shapeOf(plan: StepPlan, attention: AttentionPath): StepShape {
+    const { model, deterministic } = this.#options;
+    const fewest = deterministic && model.hasFloatProducts ? 2 : 1;
+    const numTokens = Math.max(fewest, roundUpTokens(plan.numTokens));
+    const numOutputs = plan.outputToken.length;
+    const outputsAreTokens = numOutputs === plan.numTokens && plan.outputToken.every((token, i) => token === i);
+    return {
+      numTokens,
+      numOutputs: outputsAreTokens ? numTokens : numOutputs && Math.max(fewest, roundUpTokens(numOutputs)),
+      outputsAreTokens,
+      attention: attention.shapeOf(plan, numTokens),
+    };
+  }
+
+  async run(plan: StepPlan): Promise<StepOutput> {
+    const prepared = this.#prepared.get(plan.stepId);
+    invariant(prepared, `step ${plan.stepId} was not prepared`);
+    this.#prepared.delete(plan.stepId);
+    const startMs = performance.now();
+    const cached = this.#graphs.get(prepared.key);
+    const graph = cached ?? this.#build(prepared);
+    graph.place(this.#arenaFor(graph.placed.numBytes));
+    this.#fillPlaceholders(plan, prepared);
+    prepared.staged.copyTo(graph.inputs);
+    await this.#options.pool.run(graph.placed.graph.handle, graph.workBytes);
+    const output = this.#sample(plan, graph.logits());
+    return {
+      stepId: plan.stepId,
+      ...output,
+      graphMode: cached ? 'partial' : 'eager',
+      computeMs: performance.now() - startMs,
+    };
+  }
+
+  #build({ key, shape }: PreparedStep): StepGraph {
+    const { ggml, model, pool } = this.#options;
+    const graph = new StepGraph(ggml, model, shape, (built) => pool.workBytes(built.handle));
+    this.#graphs.set(key, graph);
+    return graph;
+  }
+
+  /** Grows between steps only; graphs follow when they run next. */
+  #arenaFor(numBytes: number): number {
+    if (!this.#arena || this.#arena.numBytes < numBytes) {
+      this.#arena?.free();
+      this.#arena = allocateNative(numBytes);
+    }
+    return this.#arena.address;
+  }
+
+  #fillPlaceholders(plan: StepPlan, { staged, sections }: PreparedStep): void {
+    const tokenIds = staged.int32(sections.tokenIds);
+    for (let row = 0; row < plan.numRows; row++) {
+      const from = plan.previousOutput[row]!;
+      if (from < 0) continue;
+      const token = this.#previousTokens[from];
+      invariant(token !== undefined && token >= 0, `row ${row} waits for output ${from}, which sampled nothing`);
+      tokenIds[plan.rowStart[row]!] = token;
+    }
+    tokenIds.fill(tokenIds[plan.numTokens - 1]!, plan.numTokens);
+  }
+
+  #sample(plan: StepPlan, logits: Float32Array): Pick<StepOutput, 'tokenIds' | 'logprobs' | 'topLogprobs'> {
+    const numOutputs = plan.outputToken.length;
+    const tokenIds = new Int32Array(numOutputs).fill(-1);
+    const logprobs = new Float32Array(numOutputs).fill(Number.NaN);
+    const topLogprobs = Array.from<TopLogprobs | null>({ length: numOutputs }).fill(null);
+    const { vocabSize } = this.#options.model.config;
+    for (let i = 0; i < numOutputs; i++) {
+      if (plan.outputKinds[i] !== outputKind.sample) continue;
+      const row = logits.subarray(i * vocabSize, (i + 1) * vocabSize);
+      let best = 0;
+      for (let id = 1; id < vocabSize; id++) if (row[id]! > row[best]!) best = id;
+      tokenIds[i] = best;
+    }
+    this.#previousTokens = tokenIds;
+    return { tokenIds, logprobs, topLogprobs };
+  }
+
+  close(): Promise<void> {
+    this.#graphs.clear();
+    this.#arena?.free();
+    this.#options.attention.close();
+    this.#options.pool.close();
+    return Promise.resolve();
+  }
+}

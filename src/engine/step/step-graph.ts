@@ -1,0 +1,92 @@
+// Owns one cached graph of a step: its inputs, its intermediate results' places, its logits.
+import { viewMemory } from '../ffi/koffi.ts';
+import type { Ggml } from '../ffi/ggml.ts';
+import { forward, head } from '../models/blocks.ts';
+import type { Model } from '../models/model.ts';
+import { Graph, type PlacedGraph } from '../tensor/graph.ts';
+import { InputLayout, InputMemory, type InputSection } from '../tensor/inputs.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import type { AttentionShape } from './attention-path.ts';
+
+/** Padded sizes of a step; equal keys mean equal graphs. */
+export interface StepShape {
+  readonly numTokens: number;
+  /** Padded number of outputs; 0: none, the step only fills the cache. */
+  readonly numOutputs: number;
+  /** Whether the outputs are all tokens in order: nothing to gather. */
+  readonly outputsAreTokens: boolean;
+  readonly attention: AttentionShape;
+}
+
+export function shapeKey({ numTokens, numOutputs, outputsAreTokens, attention }: StepShape): string {
+  return `${numTokens}>${outputsAreTokens ? 'all' : numOutputs} ${attention.key}`;
+}
+
+export interface StepSections {
+  /** I32 [T] */
+  readonly tokenIds: InputSection;
+  /** I32 [T] */
+  readonly positions: InputSection;
+  /** I32 [max(O,1)] */
+  readonly outputTokens: InputSection;
+  readonly numBytes: number;
+}
+
+/** Claims a step's input sections: the same for the graph and for each step that runs on it. */
+export function layoutStep({ numTokens, numOutputs, attention }: StepShape): StepSections {
+  const layout = new InputLayout();
+  const tokenIds = layout.section(numTokens, 4);
+  const positions = layout.section(numTokens, 4);
+  const outputTokens = layout.section(Math.max(1, numOutputs), 4);
+  attention.layout(layout);
+  return { tokenIds, positions, outputTokens, numBytes: layout.numBytes };
+}
+
+/** Nodes per layer with all options on, attention calls apart, generously. */
+const nodesPerLayer = 48;
+const nodesPerCall = 12;
+
+export class StepGraph {
+  readonly placed: PlacedGraph;
+  readonly inputs: InputMemory;
+  readonly workBytes: number;
+  readonly #logits: Tensor | null;
+  #logitsView: Float32Array | null = null;
+
+  constructor(ggml: Ggml, model: Model, shape: StepShape, workBytesOf: (graph: Graph) => number) {
+    const sections = layoutStep(shape);
+    this.inputs = new InputMemory(sections.numBytes);
+    const numCalls = shape.attention.key.split(' ').length;
+    const numLayers = model.config.layers.length;
+    const g = new Graph(ggml, 64 + numLayers * (nodesPerLayer + nodesPerCall * numCalls));
+    const leaf = (section: InputSection, count: number) => g.leaf('I32', [count], this.inputs.address + section.offset);
+    const stepInputs = {
+      tokenIds: leaf(sections.tokenIds, shape.numTokens),
+      positions: leaf(sections.positions, shape.numTokens),
+      outputTokens: shape.outputsAreTokens ? null : leaf(sections.outputTokens, Math.max(1, shape.numOutputs)),
+    };
+    const attention = shape.attention.build(g, this.inputs);
+    const hidden = forward(g, model.config, model.weights, stepInputs, attention);
+    this.#logits = shape.numOutputs > 0 ? head(g, model.weights, hidden) : null;
+    this.placed = g.finish(this.#logits ? [this.#logits] : []);
+    this.workBytes = workBytesOf(g);
+  }
+
+  /** Puts intermediate results at `base`. */
+  place(base: number): void {
+    if (this.placed.place(base)) this.#logitsView = null;
+  }
+
+  /** F32 [O,V] of the run that ended last; valid until the next one starts. */
+  logits(): Float32Array {
+    if (!this.#logits) return new Float32Array(0);
+    const [rows, vocab] = this.#logits.shape as [number, number];
+    this.#logitsView ??= new Float32Array(viewMemory(this.placed.dataOf(this.#logits), rows * vocab * 4));
+    return this.#logitsView;
+  }
+
+  free(): void {
+    this.placed.free();
+    this.inputs.free();
+  }
+}
