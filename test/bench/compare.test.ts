@@ -36,6 +36,7 @@ function fakePeer(name: string, ...flags: string[]): Peer {
         name,
         version: '1.0',
         notes: [],
+        hasOtherWeights: name === 'requantised',
         readyPath: '/ready',
         isKeepAlive: true,
         command: ({ port }) => ({ file: process.execPath, args: [main, '--port', String(port), ...flags] }),
@@ -97,11 +98,17 @@ describe('bench compare', () => {
   });
 
   it('marks a system that answers wrongly, measures it all the same, and ends with 1', async () => {
-    const systems = [fakePeer('ours', '--ms-per-token', '0'), fakePeer('liar', '--ms-per-token', '0', '--wrong')];
+    const wrong = ['--ms-per-token', '0', '--wrong'];
+    const systems = [
+      fakePeer('ours', '--ms-per-token', '0'),
+      fakePeer('liar', ...wrong),
+      fakePeer('requantised', ...wrong),
+    ];
     const { status, text, result } = await compare(systems, { rounds: 1, scenarios: ['prefill-512'] });
     expect(status).toBe(1);
     expect(text).toContain('liar: WRONG at prompt 0, step 0: 41 instead of 40');
-    expect(result.models[0]!.samples.map(({ system }) => system)).toEqual(['ours', 'liar']);
+    expect(text).toContain('requantised: not checked');
+    expect(result.models[0]!.samples.map(({ system }) => system)).toEqual(['ours', 'liar', 'requantised']);
   });
 
   it('retries disturbed samples, then keeps the quietest, marked', async () => {

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { defaultScenarioIds, scenarios } from './scenarios.ts';
 
-export const peerNames = ['llama.cpp', 'llama.cpp:Q4_0'] as const;
+const peerNames = ['llama.cpp', 'llama.cpp:Q4_0'] as const;
 
 const scenarioIds = scenarios.map(({ id }) => id) as [string, ...string[]];
 

@@ -60,7 +60,7 @@ export function scenarioRows(model: ModelResult, scenarios: CompareResult['scena
 
 export function checkText({ name, check }: SystemResult): string {
   const { verdict, numTokens, numPrompts, difference } = check;
-  if (verdict === 'unchecked') return `${name}: not checked, the reference is nowhere sure enough`;
+  if (verdict === 'unchecked') return `${name}: not checked: the reference is nowhere sure, or the weights are others`;
   if (difference === null) return `${name}: ${numTokens} reference tokens over ${numPrompts} prompts, all equal`;
   const { prompt, step, expected, got } = difference;
   return `${name}: WRONG at prompt ${prompt}, step ${step}: ${got ?? 'nothing'} instead of ${expected}`;

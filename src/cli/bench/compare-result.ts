@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { machineSchema } from './machine.ts';
 
 const checkSchema = z.object({
-  /** `unchecked`: the reference is nowhere sure enough. */
+  /** `unchecked`: the reference is nowhere sure enough, or the system serves another form of the weights. */
   verdict: z.enum(['right', 'wrong', 'unchecked']),
   numPrompts: z.number(),
   numTokens: z.number(),

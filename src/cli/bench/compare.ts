@@ -147,7 +147,8 @@ async function checkSystem(
   io: BenchIo,
 ): Promise<SystemResult> {
   await using server = await startServer(peer, { shape: 'single', threads }, io.signal);
-  const check = await checkPeer(reference, model.stopIds, (promptIds, maxTokens) =>
+  const binding = peer.hasOtherWeights ? { ...reference, cases: [] } : reference;
+  const check = await checkPeer(binding, model.stopIds, (promptIds, maxTokens) =>
     peer.greedyTokens(server.url, promptIds, maxTokens, io.signal),
   );
   const command = (shape: ServerShape): string => {

@@ -27,7 +27,7 @@ interface Load {
 }
 
 /** Requests and arrival times that the options describe. Reads the trace or prompts file. */
-export function buildLoad(options: BenchServeOptions): Load {
+function buildLoad(options: BenchServeOptions): Load {
   const form = options.promptForm ?? (options.endpoint === 'chat' ? 'text' : 'ids');
   const makerFor = promptMaker(form, options.vocabSize);
   const seedOf = (stream: string): number => streamSeed(options.seed, stream);

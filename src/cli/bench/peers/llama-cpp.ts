@@ -54,6 +54,7 @@ export function llamaCpp(format: string | null): Peer {
         name,
         version,
         notes: format === null ? [] : [`serves the weights requantised to ${format}`],
+        hasOtherWeights: format !== null,
         readyPath: '/health',
         isKeepAlive: false, // half the requests on a reused connection fail
         command: ({ shape, port, threads }: Launch) => ({

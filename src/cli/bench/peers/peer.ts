@@ -9,7 +9,7 @@ export interface Launch {
   readonly threads: number;
 }
 
-export interface ServerCommand {
+interface ServerCommand {
   readonly file: string;
   readonly args: readonly string[];
 }
@@ -29,6 +29,8 @@ export interface PreparedPeer {
   readonly version: string;
   /** What a reader of the figures must know: another form of the weights, say. */
   readonly notes: readonly string[];
+  /** Serves another form of the weights, so that the reference does not bind it. */
+  readonly hasOtherWeights: boolean;
   /** Answers 200 once the model is loaded. */
   readonly readyPath: string;
   /** False where requests on reused connections fail. */

@@ -61,6 +61,7 @@ export function xllm(name: string, extraArgs: readonly string[]): Peer {
         name,
         version: BUILD,
         notes: extraArgs.length > 0 ? [`started with ${extraArgs.join(' ')}`] : [],
+        hasOtherWeights: false,
         readyPath: '/ready',
         isKeepAlive: true,
         command: ({ port, threads }: Launch) => ({
