@@ -42,7 +42,9 @@ export class FakeEngine implements EngineClient {
   #timer: NodeJS.Timeout | NodeJS.Immediate | null = null;
   #model: EngineModel | null;
   #numSteps = 0;
+  /** Whether status calls are left without an answer. */
   isHung = false;
+  stalledMs = 0;
   /** Everything that was submitted and admitted. */
   readonly requests: EngineRequest[] = [];
   readonly aborts: { readonly requestId: string; readonly choice?: number; readonly keepTokens?: number }[] = [];
@@ -86,6 +88,7 @@ export class FakeEngine implements EngineClient {
     return create(StatusReplySchema, {
       steps: BigInt(this.#numSteps),
       numRunning: this.#running.size,
+      stalledMs: this.stalledMs,
       numKvBlocks: 100,
       numKvBlocksUsed: this.#running.size,
       prefixCacheQueries: 10n,
@@ -109,6 +112,7 @@ export class FakeEngine implements EngineClient {
   }
 
   restart(): void {
+    this.#numSteps = 0;
     this.#model = this.#newModel();
   }
 
@@ -125,7 +129,6 @@ export class FakeEngine implements EngineClient {
       stopTokenIds: [fakeTokens.eos, fakeTokens.turnEnd],
       numericsId: 'fake-numerics',
       instance: 'fake-0',
-      summary: {},
       summary: {},
     };
   }

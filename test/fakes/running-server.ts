@@ -71,6 +71,11 @@ export interface Json {
   readonly [index: number]: Json;
 }
 
+/** A JSON string as a string; "" for anything else. */
+export function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
 /** The data of each event of a finished stream; the last is "[DONE]" where it ended well. */
 export async function readEvents(reply: Response): Promise<(Json | string)[]> {
   const text = await reply.text();

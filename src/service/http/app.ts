@@ -58,14 +58,25 @@ export function createApp(context: HttpContext, routes: readonly Route[]): Fasti
     app.route({
       method: route.method,
       url: route.path,
-      handler: async (request, reply) => {
-        if (route.kind === 'generation') reply.raw.once('close', context.running.enter());
-        return route.handle(request, reply);
+      handler: (request, reply) => {
+        const work = run(context, route, request, reply);
+        request.record.work = work;
+        return work;
       },
     });
   }
   log.debug('routes ready', { count: routes.length });
   return app;
+}
+
+async function run(context: HttpContext, route: Route, request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  try {
+    if (route.kind === 'generation') reply.raw.once('close', context.running.enter());
+    return await route.handle(request, reply);
+  } catch (error) {
+    request.record.errorCode = toXllmError(error, request.record.id).code;
+    throw error;
+  }
 }
 
 /** Gives the request its id, its record, and the line that is logged when it ends. */
@@ -76,14 +87,16 @@ function begin(context: HttpContext, request: FastifyRequest, reply: FastifyRepl
   reply.header('x-request-id', record.id);
   reply.headers(corsHeaders(config.corsOrigins, request.headers.origin));
   if (running.isDraining) reply.header('connection', 'close');
-  reply.raw.once('close', () => {
+  const ended = () => {
     const path = route?.path ?? 'none';
     const status = reply.raw.statusCode;
     metrics.httpRequest(request.method, path, status);
     const line = { id: record.id, method: request.method, path, status, ...record.logFields() };
     if (route?.kind === 'probe' || route?.kind === 'page') log.debug('request', line);
     else log.info('request', line);
-  });
+  };
+  // A client that vanishes closes the connection first; what that did to its request is known only afterwards.
+  reply.raw.once('close', () => void record.work.then(ended, ended));
 }
 
 /** Who may ask what: foreign hosts, preflights, keys. */

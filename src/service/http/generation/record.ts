@@ -15,6 +15,8 @@ export class RequestRecord {
   readonly #metrics: RequestMetrics;
   /** Set where the request failed, also after its headers had gone out as 200. */
   errorCode: ErrorCode | null = null;
+  /** Settles when the route is done with the request. */
+  work: Promise<unknown> = Promise.resolve();
   #model = '';
   #plan: GenerationPlan | null = null;
   #usage: Usage | null = null;
@@ -33,10 +35,6 @@ export class RequestRecord {
     this.arrivalMs = clock.nowMs();
     this.#clock = clock;
     this.#metrics = metrics;
-  }
-
-  get isGeneration(): boolean {
-    return this.#plan !== null;
   }
 
   /** The engine has admitted the request. `model`: its name in replies. */
