@@ -12,7 +12,7 @@ export const MAP = {
   noreserve: 0x4000,
   populate: 0x8000,
 } as const;
-export const MADV = { dontneed: 4, hugepage: 14, nohugepage: 15, collapse: 25 } as const;
+export const MADV = { dontneed: 4, hugepage: 14, nohugepage: 15, populateWrite: 23, collapse: 25 } as const;
 export const PAGE_BYTES = 4096;
 
 type NativeFunction = ReturnType<ReturnType<typeof koffi.load>['func']>;
@@ -98,6 +98,23 @@ export function fallocate(fd: number, offset: number, numBytes: number): void {
   check(libc('int fallocate(int, int, int64_t, int64_t)')(fd, 0, offset, numBytes), `fallocate of ${numBytes} bytes`);
 }
 
+/** `fallocate` off the event loop: zeroing takes milliseconds. Rejects with SystemError (ENOSPC, ENOMEM). */
+export async function fallocateAsync(fd: number, offset: number, numBytes: number): Promise<void> {
+  const call = libc('int fallocate(int, int, int64_t, int64_t)');
+  await settled(`fallocate of ${numBytes} bytes`, (done) => call.async(fd, 0, offset, numBytes, done));
+}
+
+/** `madvise` off the event loop, for advice that does work at once. Resolves to whether the kernel took it. */
+export async function madviseAsync(address: Address, numBytes: number, advice: number): Promise<boolean> {
+  const call = libc('int madvise(intptr_t, size_t, int)');
+  return new Promise((resolve, reject) => {
+    call.async(address, numBytes, advice, (error: unknown, result: number) => {
+      if (error) reject(error as Error);
+      else resolve(result === 0);
+    });
+  });
+}
+
 /** close(2) for descriptors that Node does not own. Throws SystemError. */
 export function closeFd(fd: number): void {
   check(libc('int close(int)')(fd), 'close');
@@ -115,25 +132,23 @@ export async function mapFixedAsync(
   const prot = PROT.read | PROT.write;
   const flags = MAP.shared | MAP.fixed | MAP.populate;
   await Promise.all(
-    entries.map(
-      (entry) =>
-        new Promise<void>((resolve, reject) => {
-          call.async(
-            entry.address,
-            entry.numBytes,
-            prot,
-            flags,
-            fd,
-            entry.offset,
-            (error: unknown, result: number | bigint) => {
-              if (error) reject(error as Error);
-              else if (Number(result) === MAP_FAILED) reject(new SystemError('mmap of a KV page'));
-              else resolve();
-            },
-          );
-        }),
+    entries.map(({ address, offset, numBytes }) =>
+      settled('mmap of a KV page', (done) => call.async(address, numBytes, prot, flags, fd, offset, done)),
     ),
   );
+}
+
+type Done = (error: unknown, result: number | bigint) => void;
+
+/** Resolves once an async call has returned something else than -1. koffi keeps errno for the callback. */
+function settled(name: string, start: (done: Done) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    start((error, result) => {
+      if (error) reject(error as Error);
+      else if (Number(result) === -1) reject(new SystemError(name));
+      else resolve();
+    });
+  });
 }
 
 /** CPUs this process may run on. */

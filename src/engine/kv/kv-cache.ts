@@ -207,14 +207,15 @@ export class KvCache {
       rangeSlot[row] = sequence.isRanged ? sequence.rangeSlot : -1;
       pageStart[row + 1] = pageStart[row]! + numBlocks;
     }
-    return this.#groups.map((_, g) => {
+    return this.#groups.map(({ pool }, g) => {
       const pages = new Int32Array(pageStart[numRows]!);
       for (let row = 0; row < numRows; row++) {
         const from = pageStart[row]!;
         const list = sequences[row]!.lists[g]!;
         pages.set(list.pages.subarray(0, pageStart[row + 1]! - from), from);
       }
-      return { pageStart, pages, rangeSlot, mapOps: this.#ranges.takeMapOps(g) };
+      const mapOps = this.#ranges.takeMapOps(g);
+      return { pageStart, pages, rangeSlot, mapOps, numPagesTouched: pool.numTouched };
     });
   }
 

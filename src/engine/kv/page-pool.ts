@@ -50,6 +50,11 @@ export class PagePool {
     return this.#numPages;
   }
 
+  /** Pages from this one on were never used. */
+  get numTouched(): number {
+    return this.#numTouched;
+  }
+
   /** Pages that could be allocated now, those with cached content included. */
   get numAvailable(): number {
     return this.#numPages - this.#numTouched + this.#numFreeListed + this.#numRetained;

@@ -9,6 +9,8 @@ export interface GroupTables {
   readonly pages: Int32Array;
   /** [R] xTensor virtual range that holds the row, or -1: use the pages through the whole-pool mapping. */
   readonly rangeSlot: Int32Array;
-  /** Triples (rangeSlot, blockIndex, page) to map before this step runs. */
+  /** Triples (rangeSlot, blockIndex, page) to map before this step runs; no (rangeSlot, blockIndex) twice. */
   readonly mapOps: Int32Array;
+  /** Pages from this one on have never been named, by this plan or an earlier one: they need no memory yet. */
+  readonly numPagesTouched: number;
 }
