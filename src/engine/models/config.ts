@@ -17,7 +17,10 @@ export interface LayerConfig {
 export interface ModelConfig {
   /** Name of the architecture in Hugging Face's terms. */
   readonly architecture: string;
+  /** Rows of the embeddings and of the head. */
   readonly vocabSize: number;
+  /** Ids that have a token: the rows behind them are padding, never sampled. */
+  readonly numIds: number;
   readonly hiddenSize: number;
   readonly ffnSize: number;
   readonly numHeads: number;

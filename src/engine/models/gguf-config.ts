@@ -31,6 +31,7 @@ export function readGgufConfig(fields: Fields, facts: GgufTensorFacts, architect
   return {
     architecture,
     vocabSize: facts.vocabSize,
+    numIds: Math.min(facts.vocabSize, fields.list('tokenizer.ggml.tokens')?.length || facts.vocabSize),
     hiddenSize,
     ffnSize: fields.count('feed_forward_length'),
     numHeads,

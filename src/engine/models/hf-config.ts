@@ -15,6 +15,7 @@ export function readHfConfig(fields: Fields, generation: Fields | null, architec
   return {
     architecture,
     vocabSize: fields.count('vocab_size'),
+    numIds: fields.count('vocab_size'),
     hiddenSize,
     ffnSize: fields.count('intermediate_size'),
     numHeads,

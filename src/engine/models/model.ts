@@ -3,6 +3,7 @@ import { invariant, XllmError } from '../../common/errors.ts';
 import type { TensorInfo, WeightsFile } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import type { KvElement } from '../kv/cache-group.ts';
 import { isFloatType, type TensorType } from '../tensor/dtype.ts';
 import { TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
@@ -50,6 +51,11 @@ export class Model {
   /** Whether products with one row may differ from the same row among several. */
   get hasFloatProducts(): boolean {
     return this.weightTypes.some(isFloatType);
+  }
+
+  /** What keys and values are kept in. */
+  get kvElement(): KvElement {
+    return this.dtype === 'float32' ? 'f32' : 'f16';
   }
 
   /** No graph that uses the weights may run afterwards. */

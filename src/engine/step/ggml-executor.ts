@@ -4,7 +4,7 @@ import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
-import { outputKind, type StepOutput, type StepPlan, type TopLogprobs } from '../scheduler/plan.ts';
+import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
 import type { ComputePool } from '../tensor/compute.ts';
 import { GraphCache } from '../tensor/graph-cache.ts';
 import { StagedInputs } from '../tensor/inputs.ts';
@@ -12,6 +12,7 @@ import type { AttentionPath } from './attention-path.ts';
 import { roundUpTokens } from './buckets.ts';
 import type { Executor } from './executor.ts';
 import { checkPlan } from './plan-check.ts';
+import type { SamplerPath } from './sampler-path.ts';
 import { layoutStep, shapeKey, StepGraph, type StepSections, type StepShape } from './step-graph.ts';
 
 export interface GgmlExecutorOptions {
@@ -19,12 +20,15 @@ export interface GgmlExecutorOptions {
   readonly model: Model;
   readonly space: KvSpace;
   readonly attention: AttentionPath;
+  readonly sampler: SamplerPath;
   readonly pool: ComputePool;
   /**
    * A sequence's results do not depend on what else is in the batch: products of float weights never have one row.
    * What else it takes is the attention path's.
    */
   readonly deterministic: boolean;
+  /** Sees each step's raw logits [O,V], valid during the call: for tests that compare them. */
+  readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
 
 interface PreparedStep {
@@ -45,14 +49,14 @@ export class GgmlExecutor implements Executor {
   readonly #staged = [new StagedInputs(), new StagedInputs()];
   #arena: NativeMemory | null = null;
   /** Tokens sampled by the previous run. */
-  #previousTokens = new Int32Array(0);
+  #previousTokens: Int32Array = new Int32Array(0);
 
   constructor(options: GgmlExecutorOptions) {
     this.#options = options;
   }
 
   async prepare(plan: StepPlan): Promise<void> {
-    const { model, space, attention } = this.#options;
+    const { model, space, attention, sampler } = this.#options;
     checkPlan(plan, model.config.vocabSize);
     await space.prepare(plan.groups);
     const shape = this.#shapeOf(plan, attention);
@@ -70,6 +74,7 @@ export class GgmlExecutor implements Executor {
     outputs.fill(outputToken.length > 0 ? outputToken[outputToken.length - 1]! : 0);
     outputs.set(outputToken);
     shape.attention.fill(staged);
+    sampler.prepare(plan);
     this.#prepared.set(plan.stepId, { shape, key: shapeKey(shape), sections, staged });
   }
 
@@ -97,19 +102,26 @@ export class GgmlExecutor implements Executor {
     graph.place(this.#arenaFor(graph.placed.numBytes));
     this.#fillPlaceholders(plan, prepared);
     prepared.staged.copyTo(graph.inputs);
-    await this.#options.pool.run(graph.placed.graph.handle, graph.workBytes);
-    const output = this.#sample(plan, graph.logits());
+    const { pool, sampler } = this.#options;
+    sampler.start(plan);
+    await pool.run(graph.placed.graph.handle, graph.workBytes);
+    const { logits, sampled } = graph.results();
+    this.#options.observe?.(plan, logits);
+    const { tokenIds, logprobs, topLogprobs } = sampler.read(plan, logits, sampled);
+    this.#previousTokens = tokenIds;
     return {
       stepId: plan.stepId,
-      ...output,
+      tokenIds,
+      logprobs,
+      topLogprobs,
       graphMode: cached ? 'partial' : 'eager',
       computeMs: performance.now() - startMs,
     };
   }
 
   #build({ key, shape }: PreparedStep): StepGraph {
-    const { ggml, model, pool } = this.#options;
-    const graph = new StepGraph(ggml, model, shape, (built) => pool.workBytes(built.handle));
+    const { ggml, model, pool, sampler } = this.#options;
+    const graph = new StepGraph(ggml, model, sampler, shape, (built) => pool.workBytes(built.handle));
     this.#graphs.set(key, graph);
     return graph;
   }
@@ -135,27 +147,11 @@ export class GgmlExecutor implements Executor {
     tokenIds.fill(tokenIds[plan.numTokens - 1]!, plan.numTokens);
   }
 
-  #sample(plan: StepPlan, logits: Float32Array): Pick<StepOutput, 'tokenIds' | 'logprobs' | 'topLogprobs'> {
-    const numOutputs = plan.outputToken.length;
-    const tokenIds = new Int32Array(numOutputs).fill(-1);
-    const logprobs = new Float32Array(numOutputs).fill(Number.NaN);
-    const topLogprobs = Array.from<TopLogprobs | null>({ length: numOutputs }).fill(null);
-    const { vocabSize } = this.#options.model.config;
-    for (let i = 0; i < numOutputs; i++) {
-      if (plan.outputKinds[i] !== outputKind.sample) continue;
-      const row = logits.subarray(i * vocabSize, (i + 1) * vocabSize);
-      let best = 0;
-      for (let id = 1; id < vocabSize; id++) if (row[id]! > row[best]!) best = id;
-      tokenIds[i] = best;
-    }
-    this.#previousTokens = tokenIds;
-    return { tokenIds, logprobs, topLogprobs };
-  }
-
   close(): Promise<void> {
     this.#graphs.clear();
     this.#arena?.free();
     this.#options.attention.close();
+    this.#options.sampler.close();
     this.#options.pool.close();
     return Promise.resolve();
   }

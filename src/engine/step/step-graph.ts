@@ -5,8 +5,9 @@ import { forward, head } from '../models/blocks.ts';
 import type { Model } from '../models/model.ts';
 import { Graph, type PlacedGraph } from '../tensor/graph.ts';
 import { InputLayout, InputMemory, type InputSection } from '../tensor/inputs.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import { numElements, type Tensor } from '../tensor/tensor.ts';
 import type { AttentionShape } from './attention-path.ts';
+import type { SamplerPath } from './sampler-path.ts';
 
 /** Padded sizes of a step; equal keys mean equal graphs. */
 export interface StepShape {
@@ -51,9 +52,10 @@ export class StepGraph {
   readonly inputs: InputMemory;
   readonly workBytes: number;
   readonly #logits: Tensor | null;
-  #logitsView: Float32Array | null = null;
+  readonly #sampled: Tensor | null;
+  #views: { readonly logits: Float32Array; readonly sampled: Int32Array } | null = null;
 
-  constructor(ggml: Ggml, model: Model, shape: StepShape, workBytesOf: (graph: Graph) => number) {
+  constructor(ggml: Ggml, model: Model, sampler: SamplerPath, shape: StepShape, workBytesOf: (graph: Graph) => number) {
     const sections = layoutStep(shape);
     this.inputs = new InputMemory(sections.numBytes);
     const numCalls = shape.attention.key.split(' ').length;
@@ -68,21 +70,27 @@ export class StepGraph {
     const attention = shape.attention.build(g, this.inputs);
     const hidden = forward(g, model.config, model.weights, stepInputs, attention);
     this.#logits = shape.numOutputs > 0 ? head(g, model.weights, hidden) : null;
-    this.placed = g.finish(this.#logits ? [this.#logits] : []);
+    this.#sampled = this.#logits && sampler.build(g, this.#logits);
+    this.placed = g.finish([this.#logits, this.#sampled].filter((output) => output !== null));
     this.workBytes = workBytesOf(g);
   }
 
   /** Puts intermediate results at `base`. */
   place(base: number): void {
-    if (this.placed.place(base)) this.#logitsView = null;
+    if (this.placed.place(base)) this.#views = null;
   }
 
-  /** F32 [O,V] of the run that ended last; valid until the next one starts. */
-  logits(): Float32Array {
-    if (!this.#logits) return new Float32Array(0);
-    const [rows, vocab] = this.#logits.shape as [number, number];
-    this.#logitsView ??= new Float32Array(viewMemory(this.placed.dataOf(this.#logits), rows * vocab * 4));
-    return this.#logitsView;
+  /** logits F32 [O,V] and what the sampler's node left, of the run that ended last; valid until the next one starts. */
+  results(): { readonly logits: Float32Array; readonly sampled: Int32Array } {
+    this.#views ??= {
+      logits: new Float32Array(this.#memoryOf(this.#logits)),
+      sampled: new Int32Array(this.#memoryOf(this.#sampled)),
+    };
+    return this.#views;
+  }
+
+  #memoryOf(tensor: Tensor | null): ArrayBuffer {
+    return tensor ? viewMemory(this.placed.dataOf(tensor), 4 * numElements(tensor.shape)) : new ArrayBuffer(0);
   }
 
   free(): void {

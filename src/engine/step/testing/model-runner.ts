@@ -1,0 +1,163 @@
+// Owns driving an executor by hand in tests: sequences fed in chunks and batches of the test's choosing, logits kept.
+import { openWeights } from '../../../files/open-weights.ts';
+import { openGgml } from '../../ffi/ggml.ts';
+import type { KvSpace } from '../../kv/spaces/kv-space.ts';
+import { cacheGroups } from '../../models/config.ts';
+import { loadModel, type Model } from '../../models/model.ts';
+import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
+import type { SampleRow } from '../../scheduler/sampling-params.ts';
+import type { DTypePolicy } from '../../weights/dtype-policy.ts';
+import { createGgmlExecutor, type Kernels } from '../create-executor.ts';
+import type { GgmlExecutor } from '../ggml-executor.ts';
+import { createPoolSpace } from './pool-space.ts';
+
+export interface RunnerOptions {
+  readonly dtype?: DTypePolicy;
+  readonly kernels?: Kernels;
+  readonly deterministic?: boolean;
+  readonly numThreads?: number;
+  readonly numPages?: number;
+}
+
+/** Some tokens of one sequence. */
+export interface Feed {
+  /** -1: the token that the previous step sampled for output `previousOutput`. */
+  readonly ids: readonly number[];
+  /** Position of the first. */
+  readonly position: number;
+  /** Tokens of the feed that need logits. Default: the last. */
+  readonly outputs?: readonly number[];
+  readonly previousOutput?: number;
+  /** Which of the runner's page lists holds the sequence. */
+  readonly slot: number;
+  readonly sampling?: Partial<SampleRow>;
+}
+
+const greedy: SampleRow = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  seed: 0n,
+  position: 0,
+  edits: null,
+  numLogprobs: -1,
+};
+
+export class ModelRunner {
+  readonly model: Model;
+  readonly executor: GgmlExecutor;
+  readonly #space: KvSpace;
+  readonly #numPages: number;
+  #logits: Float32Array = new Float32Array(0);
+  #stepId = 0;
+
+  private constructor(model: Model, space: KvSpace, options: RunnerOptions, numPages: number) {
+    this.model = model;
+    this.#space = space;
+    this.#numPages = numPages;
+    this.executor = createGgmlExecutor({
+      ggml: openGgml(),
+      model,
+      space,
+      kernels: options.kernels ?? 'auto',
+      deterministic: options.deterministic ?? false,
+      numThreads: options.numThreads ?? 1,
+      polls: false,
+      maxNumSeqs: 64,
+      observe: (_, logits) => {
+        this.#logits = logits.slice();
+      },
+    });
+  }
+
+  static async open(path: string, options: RunnerOptions = {}): Promise<ModelRunner> {
+    const file = await openWeights(path);
+    try {
+      const model = await loadModel(openGgml(), file, { dtype: options.dtype ?? 'auto' });
+      const numPages = options.numPages ?? 256;
+      const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
+      return new ModelRunner(model, space, options, numPages);
+    } finally {
+      file.close();
+    }
+  }
+
+  /** One step over all feeds. logits: one row per output, in order of feeds and their outputs. */
+  async step(feeds: readonly Feed[]): Promise<{ output: StepOutput; logits: Float32Array[] }> {
+    const plan = this.plan(feeds);
+    await this.executor.prepare(plan);
+    const output = await this.executor.run(plan);
+    const { vocabSize } = this.model.config;
+    const logits = Array.from(plan.outputToken, (_, i) => this.#logits.slice(i * vocabSize, (i + 1) * vocabSize));
+    return { output, logits };
+  }
+
+  plan(feeds: readonly Feed[]): StepPlan {
+    const numTokens = feeds.reduce((sum, { ids }) => sum + ids.length, 0);
+    const rowStart = startsOf(feeds.map(({ ids }) => ids.length));
+    const outputs = feeds.flatMap((feed, row) =>
+      (feed.outputs ?? [feed.ids.length - 1]).map((token) => ({ row, token: rowStart[row]! + token })),
+    );
+    return {
+      stepId: ++this.#stepId,
+      numTokens,
+      numRows: feeds.length,
+      tokenIds: Int32Array.from(feeds.flatMap(({ ids }) => ids)),
+      positions: Int32Array.from(feeds.flatMap(({ ids, position }) => ids.map((_, i) => position + i))),
+      rowStart,
+      sequenceIds: feeds.map(({ slot }) => slot),
+      previousOutput: Int32Array.from(feeds, (feed) => feed.previousOutput ?? -1),
+      adapterSlot: new Int32Array(feeds.length),
+      outputToken: Int32Array.from(outputs, ({ token }) => token),
+      outputRow: Int32Array.from(outputs, ({ row }) => row),
+      outputKinds: new Uint8Array(outputs.length).fill(outputKind.sample),
+      targetIds: new Int32Array(outputs.length).fill(-1),
+      sampling: outputs.map(({ row }) => ({ ...greedy, ...feeds[row]?.sampling })),
+      groups: this.#space.layouts.map(({ blockTokens }) => this.#tables(feeds, blockTokens)),
+    };
+  }
+
+  /** Pages are dealt to slots in turn, so that no sequence's are neighbours where there are several. */
+  #tables(feeds: readonly Feed[], blockTokens: number): StepPlan['groups'][number] {
+    const numSlots = Math.max(...feeds.map(({ slot }) => slot), 7) + 1;
+    const lists = feeds.map(({ slot, position, ids }) =>
+      Array.from({ length: Math.ceil((position + ids.length) / blockTokens) }, (_, block) => block * numSlots + slot),
+    );
+    const last = Math.max(...lists.flat());
+    if (last >= this.#numPages) throw new Error(`the test needs ${last + 1} pages`);
+    return {
+      pageStart: startsOf(lists.map((list) => list.length)),
+      pages: Int32Array.from(lists.flat()),
+      rangeSlot: new Int32Array(feeds.length).fill(-1),
+      mapOps: new Int32Array(0),
+      numPagesTouched: last + 1,
+    };
+  }
+
+  /** Prefill, then `count` greedy tokens, one sequence alone. logits: of the prompt's last token, then of each step. */
+  async greedy(prompt: readonly number[], count: number): Promise<{ ids: number[]; logits: Float32Array[] }> {
+    const ids: number[] = [];
+    const logits: Float32Array[] = [];
+    let feed: Feed = { ids: prompt, position: 0, slot: 0 };
+    while (ids.length < count) {
+      const step = await this.step([feed]);
+      ids.push(step.output.tokenIds[0]!);
+      logits.push(step.logits[0]!);
+      feed = { ids: [-1], previousOutput: 0, position: prompt.length + ids.length - 1, slot: 0 };
+    }
+    return { ids, logits };
+  }
+
+  async close(): Promise<void> {
+    await this.executor.close();
+    this.#space.close();
+    this.model.close();
+  }
+}
+
+function startsOf(lengths: readonly number[]): Int32Array {
+  const starts = new Int32Array(lengths.length + 1);
+  for (const [i, length] of lengths.entries()) starts[i + 1] = starts[i]! + length;
+  return starts;
+}
