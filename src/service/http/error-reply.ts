@@ -31,9 +31,14 @@ const frameworkFaults: Readonly<Record<string, readonly [ErrorCode, string]>> = 
   FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'The path is too long.'],
 };
 
+/** An engine of a later version may refuse with a code unknown here; codes of the command line have no HTTP status. */
+function isForHttp(code: string): boolean {
+  return Object.hasOwn(errorCatalogue, code) && errorCatalogue[code as ErrorCode].status >= 400;
+}
+
 /** The failure as a client may see it. What is not the client's fault says no more than the request id. */
 export function toXllmError(error: unknown, requestId: string): XllmError {
-  if (error instanceof XllmError) return error;
+  if (error instanceof XllmError && isForHttp(error.code)) return error;
   const code = typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : '';
   const fault = frameworkFaults[code];
   if (fault) return new XllmError(fault[0], fault[1], { cause: error });

@@ -1,5 +1,5 @@
 // Owns a running generation: submits its prompts, turns engine deltas into the event log, and ends exactly once.
-import { type Refusal, XllmError } from '../../../common/errors.ts';
+import { isRefusal, type Refusal, XllmError } from '../../../common/errors.ts';
 import type { EngineClient, EngineDelta, EngineHandle } from '../../engine-client.ts';
 import type { TextService } from '../../text/text-service.ts';
 import { Choice, echoEvent, numCodePoints } from './choice.ts';
@@ -132,7 +132,7 @@ export class Generation {
           },
           (delta) => this.#receive(index, delta),
         );
-        if ('refused' in result) throw errorOfRefusal(result);
+        if (isRefusal(result)) throw errorOfRefusal(result);
         state.handle = result;
         return null;
       }),
@@ -224,7 +224,7 @@ export class Generation {
   }
 }
 
-export function errorOfRefusal({ refused, message, retryAfterS }: Refusal): XllmError {
+function errorOfRefusal({ refused, message, retryAfterS }: Refusal): XllmError {
   return new XllmError(refused, message, retryAfterS === undefined ? {} : { retryAfterS });
 }
 
