@@ -21,8 +21,9 @@ export class ListedPairs implements PairRules {
   readonly #right: Int32Array;
   readonly #shift: number;
 
-  /** Of equal pairs the first counts. */
-  constructor(pairs: Iterable<readonly [left: number, right: number, merged: number]>, numPairs: number) {
+  /** `pairs`: left, right and merged id of each, in one row. Of equal pairs the first counts. */
+  constructor(pairs: Int32Array) {
+    const numPairs = pairs.length / 3;
     const bits = Math.max(4, Math.ceil(Math.log2(numPairs + 1)) + 1);
     this.#shift = 32 - bits;
     const size = 2 ** bits;
@@ -30,17 +31,15 @@ export class ListedPairs implements PairRules {
     this.#right = new Int32Array(size);
     this.ranks = new Int32Array(size);
     this.merged = new Int32Array(size);
-    let rank = 0;
-    for (const [left, right, merged] of pairs) {
-      invariant(rank < numPairs, 'no more pairs than announced');
+    for (let rank = 0; rank < numPairs; rank++) {
+      const left = pairs[3 * rank]!; // rank < numPairs
+      const right = pairs[3 * rank + 1]!;
       const slot = this.#slot(left, right);
-      if (this.#left[slot] === -1) {
-        this.#left[slot] = left;
-        this.#right[slot] = right;
-        this.ranks[slot] = rank;
-        this.merged[slot] = merged;
-      }
-      rank++;
+      if (this.#left[slot] !== -1) continue;
+      this.#left[slot] = left;
+      this.#right[slot] = right;
+      this.ranks[slot] = rank;
+      this.merged[slot] = pairs[3 * rank + 2]!;
     }
   }
 

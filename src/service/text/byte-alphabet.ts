@@ -13,15 +13,13 @@ export const charOfByte: readonly string[] = (() => {
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++));
 })();
 
-const byteOfChar = new Map(charOfByte.map((char, byte) => [char, byte]));
-
-/** The bytes that a token of a byte-level vocabulary stands for; null where a character is not of the alphabet. */
-export function bytesOfAlphabet(token: string): Uint8Array | null {
-  const bytes = new Uint8Array(token.length);
-  for (let i = 0; i < token.length; i++) {
-    const byte = byteOfChar.get(token.charAt(i));
-    if (byte === undefined) return null;
-    bytes[i] = byte;
-  }
+const byteOfUnit = (() => {
+  const bytes = new Int16Array(0x200).fill(-1);
+  for (const [byte, char] of charOfByte.entries()) bytes[char.charCodeAt(0)] = byte;
   return bytes;
+})();
+
+/** The byte that a character of the alphabet, given as UTF-16 unit, stands for; -1 for other characters. */
+export function byteOfChar(unit: number): number {
+  return byteOfUnit[unit] ?? -1;
 }

@@ -1,12 +1,21 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { decodeTokens, IncrementalDecoder } from './stream-decoder.ts';
-import { lossyUtf8, shareTokens, type TokenBytes, TokenTable } from './token-table.ts';
+import { lossyUtf8, TokenTable, TokenTableBuilder } from './token-table.ts';
 
 const utf8 = (text: string) => new TextEncoder().encode(text);
-const table = (tokens: readonly TokenBytes[], addsFirstSpace = false) =>
-  new TokenTable(shareTokens(tokens, addsFirstSpace));
-const plain = (bytes: Uint8Array): TokenBytes => ({ bytes, special: false });
+interface TestToken {
+  readonly bytes: Uint8Array;
+  readonly special: boolean;
+}
+
+function table(tokens: readonly TestToken[], addsFirstSpace = false): TokenTable {
+  const builder = new TokenTableBuilder();
+  for (const { bytes, special } of tokens) builder.add(bytes, special);
+  return new TokenTable(builder.share(addsFirstSpace));
+}
+
+const plain = (bytes: Uint8Array): TestToken => ({ bytes, special: false });
 
 /** Bytes that are often the parts of characters, often in the wrong place. */
 const byte = fc.oneof(

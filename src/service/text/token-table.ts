@@ -1,11 +1,6 @@
 // Owns the table of what each token id stands for, in shared memory: written by a worker, read on the event loop.
 import { invariant } from '../../common/errors.ts';
-
-/** One token as the table stores it. `special`: a control token, left out where special tokens are skipped. */
-export interface TokenBytes {
-  readonly bytes: Uint8Array;
-  readonly special: boolean;
-}
+import { byteOfChar } from './byte-alphabet.ts';
 
 /** What travels between threads. */
 export interface SharedTokenTable {
@@ -18,17 +13,64 @@ export interface SharedTokenTable {
   readonly addsFirstSpace: boolean;
 }
 
-/** Copies tokens, listed by id, into shared memory. */
-export function shareTokens(tokens: readonly TokenBytes[], addsFirstSpace: boolean): SharedTokenTable {
-  const offsets = new Uint32Array(new SharedArrayBuffer(4 * (tokens.length + 1)));
-  for (const [id, token] of tokens.entries()) offsets[id + 1] = offsets[id]! + token.bytes.length; // id < length
-  const bytes = new Uint8Array(new SharedArrayBuffer(offsets[tokens.length]!)); // the last of length + 1
-  const special = new Uint8Array(new SharedArrayBuffer(tokens.length));
-  for (const [id, token] of tokens.entries()) {
-    bytes.set(token.bytes, offsets[id]);
-    special[id] = token.special ? 1 : 0;
+const encoder = new TextEncoder();
+
+/** Collects tokens in order of id. */
+export class TokenTableBuilder {
+  readonly #offsets: number[] = [0];
+  readonly #special: number[] = [];
+  #bytes = new Uint8Array(1 << 16);
+  #numBytes = 0;
+
+  /** `special`: a control token, left out where special tokens are skipped. */
+  add(bytes: ArrayLike<number>, special = false): void {
+    this.#reserve(bytes.length);
+    this.#bytes.set(bytes, this.#numBytes);
+    this.#end(bytes.length, special);
   }
-  return { offsets: offsets.buffer, bytes: bytes.buffer, special: special.buffer, addsFirstSpace };
+
+  addText(text: string, special = false): void {
+    this.#reserve(3 * text.length);
+    this.#end(encoder.encodeInto(text, this.#bytes.subarray(this.#numBytes)).written, special);
+  }
+
+  /** A token spelled in GPT-2's byte alphabet; as it stands if a character is not of that. */
+  addSpelled(token: string): void {
+    this.#reserve(token.length);
+    for (let i = 0; i < token.length; i++) {
+      const byte = byteOfChar(token.charCodeAt(i));
+      if (byte === -1) {
+        this.addText(token);
+        return;
+      }
+      this.#bytes[this.#numBytes + i] = byte;
+    }
+    this.#end(token.length, false);
+  }
+
+  share(addsFirstSpace: boolean): SharedTokenTable {
+    const offsets = new Uint32Array(new SharedArrayBuffer(4 * this.#offsets.length));
+    offsets.set(this.#offsets);
+    const bytes = new Uint8Array(new SharedArrayBuffer(this.#numBytes));
+    bytes.set(this.#bytes.subarray(0, this.#numBytes));
+    const special = new Uint8Array(new SharedArrayBuffer(this.#special.length));
+    special.set(this.#special);
+    return { offsets: offsets.buffer, bytes: bytes.buffer, special: special.buffer, addsFirstSpace };
+  }
+
+  #end(numBytes: number, special: boolean): void {
+    this.#numBytes += numBytes;
+    this.#offsets.push(this.#numBytes);
+    this.#special.push(special ? 1 : 0);
+  }
+
+  #reserve(numMore: number): void {
+    const needed = this.#numBytes + numMore;
+    if (needed <= this.#bytes.length) return;
+    const larger = new Uint8Array(2 * needed);
+    larger.set(this.#bytes);
+    this.#bytes = larger;
+  }
 }
 
 // A leading U+FEFF is text like any other here.

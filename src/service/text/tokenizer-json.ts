@@ -1,14 +1,14 @@
 // Owns reading a model folder's tokenizer: tokenizer.json and the files beside it.
-import { closeSync, existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { XllmError } from '../../common/errors.ts';
-import { readJsonObject } from '../../files/bounded-json.ts';
-import { openFile } from '../../files/open-file.ts';
 import type { Json, JsonObject } from '../../files/weights-file.ts';
 import { type AddedToken, byteOfToken, type ModelSpec, type StageSpec, type TokenizerSpec } from './tokenizer-spec.ts';
 
 const maxTokens = 1 << 21;
 const maxTemplateBytes = 1 << 20;
+/** The largest known, of 262,144 tokens, has 33 MB. */
+const maxJsonBytes = 128 << 20;
 
 export function hasTokenizerJson(folder: string): boolean {
   return existsSync(join(folder, 'tokenizer.json'));
@@ -107,21 +107,21 @@ function readModel(model: JsonObject, fail: Fail): { tokens: string[]; modelSpec
   }
   const vocab = object(model['vocab']);
   if (vocab === null) throw fail('has no vocabulary');
-  let numTokens = 0;
-  for (const id of Object.values(vocab)) {
+  for (const text of Object.keys(vocab)) {
+    const id = vocab[text];
     if (!isId(id)) throw fail(`has the token id ${JSON.stringify(id)}`);
-    numTokens = Math.max(numTokens, id + 1);
+    while (tokens.length <= id) tokens.push('');
+    tokens[id] = text;
   }
-  for (let id = 0; id < numTokens; id++) tokens.push('');
-  for (const [text, id] of Object.entries(vocab)) if (isId(id)) tokens[id] = text;
-  const merges = array(model['merges']).map((merge): string | readonly [string, string] => {
-    if (typeof merge === 'string' && merge.includes(' ', 1)) return merge;
-    const [left, right] = array(merge);
-    if (typeof left !== 'string' || typeof right !== 'string') throw fail('has a merge that is no pair');
-    return [left, right];
-  });
+  const merges = array(model['merges']);
+  if (!merges.every(isMerge)) throw fail('has a merge that is no pair');
   return { tokens, modelSpec: { kind: 'merges', merges, ignoreMerges: model['ignore_merges'] === true } };
 }
+
+const isMerge = (merge: Json): merge is string | readonly [string, string] =>
+  typeof merge === 'string'
+    ? merge.includes(' ', 1)
+    : Array.isArray(merge) && merge.length === 2 && typeof merge[0] === 'string' && typeof merge[1] === 'string';
 
 /** What goes around a text: the post-processor's template, overruled by add_bos_token and add_eos_token. */
 function aroundText(
@@ -258,13 +258,20 @@ const object = (value: Json | undefined): JsonObject | null =>
 
 const array = (value: Json | undefined): readonly Json[] => (Array.isArray(value) ? value : []);
 
+/** JSON.parse bounds nothing but the size; the worker's heap limit does the rest. */
 function readJson(path: string): JsonObject {
-  const file = openFile(path);
+  const fail = (what: string) => new XllmError('model_file_invalid', `${path}: ${what}`);
+  if (statSync(path).size > maxJsonBytes) throw fail(`has more than ${maxJsonBytes} bytes`);
+  const text = readFileSync(path, 'utf8');
+  let json: Json;
   try {
-    return readJsonObject(file);
-  } finally {
-    closeSync(file.fd);
+    json = JSON.parse(text) as Json;
+  } catch (error) {
+    throw fail(`is no JSON: ${(error as Error).message}`);
   }
+  const value = object(json);
+  if (value === null) throw fail('holds no JSON object');
+  return value;
 }
 
 function readIfThere(path: string): JsonObject {

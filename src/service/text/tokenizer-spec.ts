@@ -1,6 +1,5 @@
 // Owns the one description of a tokenizer that both sources, tokenizer.json and GGUF metadata, are brought to.
-import { bytesOfAlphabet } from './byte-alphabet.ts';
-import { type SharedTokenTable, shareTokens, type TokenBytes } from './token-table.ts';
+import { type SharedTokenTable, TokenTableBuilder } from './token-table.ts';
 
 /** A token that is found in the text before anything else happens to it. */
 export interface AddedToken {
@@ -72,17 +71,18 @@ export function byteOfToken(token: string): number | null {
 /** What each id stands for, as bytes. */
 export function shareSpec(spec: TokenizerSpec): SharedTokenTable {
   const added = new Map(spec.added.map((token) => [token.id, token]));
-  const encoder = new TextEncoder();
-  const bytesOf = (token: string): Uint8Array => {
-    if (spec.byteLevel) return bytesOfAlphabet(token) ?? encoder.encode(token);
-    const byte = spec.byteFallback ? byteOfToken(token) : null;
-    return byte === null ? encoder.encode(token.replaceAll('\u2581', ' ')) : Uint8Array.of(byte);
-  };
-  const tokens = spec.tokens.map((text, id): TokenBytes => {
-    const token = added.get(id);
-    if (token === undefined) return { bytes: bytesOf(text), special: false };
-    const content = spec.byteLevel ? token.content : token.content.replaceAll('\u2581', ' ');
-    return { bytes: encoder.encode(content), special: token.special };
-  });
-  return shareTokens(tokens, spec.addsFirstSpace);
+  const table = new TokenTableBuilder();
+  for (const [id, token] of spec.tokens.entries()) {
+    const own = added.get(id);
+    if (own !== undefined) table.addText(spec.byteLevel ? own.content : withSpaces(own.content), own.special);
+    else if (spec.byteLevel) table.addSpelled(token);
+    else {
+      const byte = spec.byteFallback ? byteOfToken(token) : null;
+      if (byte === null) table.addText(withSpaces(token));
+      else table.add([byte]);
+    }
+  }
+  return table.share(spec.addsFirstSpace);
 }
+
+const withSpaces = (token: string) => token.replaceAll('\u2581', ' ');

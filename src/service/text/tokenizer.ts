@@ -57,7 +57,7 @@ export class Tokenizer {
     this.#unigram = model.kind === 'unigram' ? new Unigram(this.#idOf, model.scores) : null;
     this.#merger =
       model.kind === 'merges'
-        ? new PairMerger(new ListedPairs(mergedIds(model.merges, this.#idOf), model.merges.length))
+        ? new PairMerger(new ListedPairs(mergedIds(model.merges, this.#idOf)))
         : model.kind === 'scores'
           ? new PairMerger(new ScoredPairs(spec.tokens, this.#idOf, model.scores))
           : null;
@@ -204,16 +204,28 @@ function reachable(spec: TokenizerSpec): Map<string, number> {
   return idOf;
 }
 
-/** The merges whose parts and result are tokens. */
-function* mergedIds(
+/** The merges whose parts and result are tokens, as ids: left, right, merged, left, … */
+function mergedIds(
   merges: readonly (string | readonly [string, string])[],
   idOf: ReadonlyMap<string, number>,
-): Generator<readonly [left: number, right: number, merged: number]> {
+): Int32Array {
+  const ids = new Int32Array(3 * merges.length);
+  let n = 0;
   for (const merge of merges) {
-    // A space may be part of a token, never its whole left side's first character.
-    const at = typeof merge === 'string' ? merge.indexOf(' ', 1) : -1;
-    const [left, right] = typeof merge === 'string' ? [merge.slice(0, at), merge.slice(at + 1)] : merge;
-    const [leftId, rightId, mergedId] = [idOf.get(left), idOf.get(right), idOf.get(left + right)];
-    if (leftId !== undefined && rightId !== undefined && mergedId !== undefined) yield [leftId, rightId, mergedId];
+    let [left, right] = ['', ''];
+    if (typeof merge === 'string') {
+      // The left side is not empty, so a space at the start belongs to it.
+      const at = merge.indexOf(' ', 1);
+      left = merge.slice(0, at);
+      right = merge.slice(at + 1);
+    } else [left, right] = merge;
+    const leftId = idOf.get(left);
+    const rightId = idOf.get(right);
+    const mergedId = leftId === undefined || rightId === undefined ? undefined : idOf.get(left + right);
+    if (leftId === undefined || rightId === undefined || mergedId === undefined) continue;
+    ids[n++] = leftId;
+    ids[n++] = rightId;
+    ids[n++] = mergedId;
   }
+  return ids.subarray(0, n);
 }
