@@ -1,15 +1,19 @@
 // Owns docs/flags.md: every option of every command, from the schemas.
 import { fieldsOf } from '../src/cli/config/fields.ts';
-import { commandOptions } from '../src/cli/config/options.ts';
+import { commandGroups, commands } from '../src/cli/commands.ts';
 
 /** The text of docs/flags.md. */
 export function renderFlags(): string {
-  const sections = Object.entries(commandOptions).map(([command, schema]) => {
+  const all = [
+    ...commands.map((spec) => ['', spec] as const),
+    ...commandGroups.flatMap((group) => group.commands.map((spec) => [`${group.name} `, spec] as const)),
+  ];
+  const sections = all.map(([prefix, { name, schema }]) => {
     const rows = fieldsOf(schema).map(({ flag, variable, kind, choices, description, defaultText }) => {
       const value = choices.length > 0 ? choices.map((choice) => `\`${choice}\``).join(' ') : kind;
       return `| \`${flag}\` | \`${variable}\` | ${value} | ${defaultText} | ${description.replaceAll('|', '\\|')} |`;
     });
-    return `## xllm ${command}\n\n| flag | variable | values | default | what it does |\n| --- | --- | --- | --- | --- |\n${rows.join('\n')}\n`;
+    return `## xllm ${prefix}${name}\n\n| flag | variable | values | default | what it does |\n| --- | --- | --- | --- | --- |\n${rows.join('\n')}\n`;
   });
   return `# Flags
 

@@ -4,7 +4,7 @@ import { XllmError } from '../common/errors.ts';
 import type { OptionsOf, ServiceOptions } from './config/options.ts';
 import { startServer } from './server.ts';
 
-type ServiceDefaults = Omit<ServiceOptions, 'listen' | 'cacheDir' | 'offlineMode'>;
+type ServiceDefaults = Omit<ServiceOptions, 'listen' | 'cache' | 'offline'>;
 
 interface Message {
   readonly role: 'system' | 'user' | 'assistant';

@@ -4,6 +4,7 @@ import { benchCompareSchema } from './bench/compare-options.ts';
 import { benchServeSchema } from './bench/serve-options.ts';
 import { type CommandSpec, defineCommand } from './command.ts';
 import { commandOptions } from './config/options.ts';
+import { modelsCommands } from './models/commands.ts';
 import { terminalIo } from './terminal.ts';
 
 const model = {
@@ -68,6 +69,7 @@ export interface CommandGroup {
 }
 
 export const commandGroups: readonly CommandGroup[] = [
+  { name: 'models', about: 'List, fetch, inspect, remove and make models.', commands: modelsCommands },
   {
     name: 'bench',
     about: 'Measure servers.',

@@ -6,6 +6,11 @@ import { allOptionKeys, commandGroups, commands } from './commands.ts';
 
 /** Runs `xllm ARGV`; sets the exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
+  // `xllm models list | head`: a reader that has seen enough is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
   const program = new Command('xllm')
     .description('Serve language models on ordinary machines, through the OpenAI API.')
     .version(BUILD, '-V, --version', 'Print the version.')

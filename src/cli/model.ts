@@ -4,13 +4,13 @@ import { modelSettings } from '../files/resolve/settings.ts';
 import { createProgressBar } from './progress.ts';
 
 export interface ModelOptions {
-  readonly cacheDir?: string | undefined;
-  readonly offlineMode: boolean;
+  readonly cache?: string | undefined;
+  readonly offline: boolean;
 }
 
 /** Throws XllmError model_unavailable. */
 export async function findModel(spec: string | undefined, options: ModelOptions): Promise<ResolvedModel> {
-  const settings = modelSettings(process.env, { cacheFolder: options.cacheDir, isOffline: options.offlineMode });
+  const settings = modelSettings(process.env, { cacheFolder: options.cache, isOffline: options.offline });
   const bar = createProgressBar(process.stderr);
   const abort = new AbortController();
   const onInterrupt = () => abort.abort();

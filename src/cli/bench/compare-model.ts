@@ -29,7 +29,7 @@ const NORMAL_TOKEN = 1;
 const CONTROL_TOKEN = 3;
 
 export interface FindOptions {
-  readonly cacheDir: string | undefined;
+  readonly cache: string | undefined;
   readonly env: Environment;
   readonly signal: AbortSignal;
   readonly log: (line: string) => void;
@@ -40,7 +40,7 @@ export interface FindOptions {
  * to the cache once. Throws XllmError when it cannot be had.
  */
 export async function findModel(spec: string, options: FindOptions): Promise<CompareModel> {
-  const settings = modelSettings(options.env, { cacheFolder: options.cacheDir });
+  const settings = modelSettings(options.env, { cacheFolder: options.cache });
   const synthetic = parseSynthetic(spec);
   if (synthetic === null) {
     const { name, path } = await resolveModel(spec, { settings, signal: options.signal });

@@ -30,7 +30,7 @@ export const benchCompareSchema = z.strictObject({
     .min(1)
     .default(3)
     .describe('Attempts per sample; when none is quiet the quietest counts, marked.'),
-  cacheDir: z.string().optional().describe('Where peers and models are kept (default: XDG cache folder).'),
+  cache: z.string().optional().describe('Where peers and models are kept (default: XDG cache folder).'),
   json: z.string().optional().describe('Write machine, commands, samples and checks to this file.'),
 });
 

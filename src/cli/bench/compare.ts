@@ -109,8 +109,8 @@ async function compareOnModel(
   const { signal } = io;
   const { threads } = options;
   const log = (line: string): void => void io.stderr.write(`${line}\n`);
-  const { cacheFolder } = modelSettings(io.env, { cacheFolder: options.cacheDir });
-  const model = await findModel(spec, { cacheDir: options.cacheDir, env: io.env, signal, log });
+  const { cacheFolder } = modelSettings(io.env, { cacheFolder: options.cache });
+  const model = await findModel(spec, { cache: options.cache, env: io.env, signal, log });
   const context: PrepareContext = { modelPath: model.path, cacheFolder, signal, log };
   const prepared: PreparedPeer[] = [];
   for (const system of systems) prepared.push(await system.prepare(context));

@@ -15,11 +15,11 @@ const count = z.number().int().min(1);
 const port = z.number().int().min(0).max(65_535);
 
 const modelOptions = {
-  cacheDir: z
+  cache: z
     .string()
     .optional()
     .describe('Where downloaded models and compiled caches live (default: XDG cache folder).'),
-  offlineMode: z.boolean().default(false).describe('Never use the network.'),
+  offline: z.boolean().default(false).describe('Never use the network.'),
 };
 
 /** What shapes an engine, whoever starts it. */

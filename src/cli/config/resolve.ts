@@ -14,7 +14,7 @@ export interface ConfigSources {
 }
 
 /** Variables that are no options: secrets and switches read elsewhere. */
-const OTHER_VARIABLES = new Set(['XLLM_API_KEY', 'XLLM_CACHE', 'XLLM_OFFLINE', 'XLLM_CONFIG', 'XLLM_TEST_FULL']);
+const OTHER_VARIABLES = new Set(['XLLM_API_KEY', 'XLLM_CONFIG', 'XLLM_TEST_FULL']);
 
 /**
  * The options of one command. Config files may hold keys of every command (`allKeys`), camelCase or kebab-case.

@@ -17,7 +17,7 @@ export async function inspectModel(
   spec: string | undefined,
   io: BenchIo,
 ): Promise<void> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir, isOffline: true });
+  const settings = modelSettings(io.env, { cacheFolder: options.cache, isOffline: true });
   const { name, path } = await resolveModel(spec, { settings, signal: io.signal });
   const file = await openWeights(path);
   try {

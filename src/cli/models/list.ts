@@ -10,7 +10,7 @@ import type { ModelsOptions } from './options.ts';
 import { megabytes } from './units.ts';
 
 export async function listModels(options: ModelsOptions<'list'>, io: BenchIo): Promise<void> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir });
+  const settings = modelSettings(io.env, { cacheFolder: options.cache });
   const cached = await listCache(settings);
   const paths = new Set(cached.map(({ path }) => path));
   const rows = await Promise.all(

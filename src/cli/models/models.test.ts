@@ -31,7 +31,7 @@ const printed = async (command: Promise<void>) => {
   await command;
   return output;
 };
-const synth = { type: 'q4_1', seed: 0, offlineMode: false } as const;
+const synth = { type: 'q4_1', seed: 0, offline: false } as const;
 
 describe('xllm models', () => {
   it('has its five commands', () => {
@@ -56,7 +56,7 @@ describe('xllm models', () => {
   });
 
   it('pull fails clearly without a network', async () => {
-    await expect(pullModel({ offlineMode: false }, 'qwen3-0.6b', io)).rejects.toThrow('offline mode is on');
+    await expect(pullModel({ offline: false }, 'qwen3-0.6b', io)).rejects.toThrow('offline mode is on');
   });
 
   it('synth writes and inspect shows', async () => {

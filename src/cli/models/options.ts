@@ -4,7 +4,7 @@ import type { WritableDType } from '../../files/encode-tensor.ts';
 import { modelShapes } from '../../files/model-shapes.ts';
 import { commandOptions } from '../config/options.ts';
 
-const { cacheDir, offlineMode } = commandOptions.serve.shape;
+const { cache, offline } = commandOptions.serve.shape;
 
 export const writableTypes = [
   'f32',
@@ -16,13 +16,13 @@ export const writableTypes = [
 ] as const satisfies readonly Lowercase<WritableDType>[];
 
 export const modelsOptions = {
-  list: z.strictObject({ cacheDir }),
-  pull: z.strictObject({ cacheDir, offlineMode }),
+  list: z.strictObject({ cache }),
+  pull: z.strictObject({ cache, offline }),
   inspect: z.strictObject({
-    cacheDir,
+    cache,
     tensors: z.boolean().default(false).describe('List every tensor too.'),
   }),
-  rm: z.strictObject({ cacheDir }),
+  rm: z.strictObject({ cache }),
   synth: z.strictObject({
     type: z.enum(writableTypes).default('q8_0').describe('Format of the matrices.'),
     out: z.string().optional().describe('File to write (default: SHAPE-TYPE.gguf in this folder).'),
@@ -31,8 +31,8 @@ export const modelsOptions = {
       .string()
       .optional()
       .describe('Model to copy the tokenizer from, or none: token ids only (default: the default model).'),
-    cacheDir,
-    offlineMode,
+    cache,
+    offline,
   }),
 } as const;
 

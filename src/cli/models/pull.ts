@@ -9,7 +9,7 @@ import { megabytes } from './units.ts';
 
 /** Fetches what is missing or has changed; prints the path. Throws XllmError model_unavailable. */
 export async function pullModel(options: ModelsOptions<'pull'>, spec: string | undefined, io: BenchIo): Promise<void> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir, isOffline: options.offlineMode });
+  const settings = modelSettings(io.env, { cacheFolder: options.cache, isOffline: options.offline });
   const bar = createProgressBar(io.stderr);
   try {
     const { path } = await resolveModel(spec, { settings, onProgress: bar.show, signal: io.signal, isRefresh: true });
@@ -23,7 +23,7 @@ export async function pullModel(options: ModelsOptions<'pull'>, spec: string | u
 
 /** Throws XllmError model_unavailable for what the cache does not have, usage for a path. */
 export async function removeModel(options: ModelsOptions<'rm'>, spec: string, io: BenchIo): Promise<void> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir });
+  const settings = modelSettings(io.env, { cacheFolder: options.cache });
   const numBytes = await removeFromCache(settings, spec, io.signal);
   io.stdout.write(`Removed ${spec}: ${megabytes(numBytes)} are free again.\n`);
 }

@@ -29,7 +29,7 @@ export async function synthModel(options: ModelsOptions<'synth'>, name: string, 
 }
 
 async function readTokenizer(options: ModelsOptions<'synth'>, io: BenchIo): Promise<GgufMetadata> {
-  const settings = modelSettings(io.env, { cacheFolder: options.cacheDir, isOffline: options.offlineMode });
+  const settings = modelSettings(io.env, { cacheFolder: options.cache, isOffline: options.offline });
   const bar = createProgressBar(io.stderr);
   const { path } = await resolveModel(options.tokenizer, { settings, onProgress: bar.show, signal: io.signal }).finally(
     bar.end,
