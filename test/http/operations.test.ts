@@ -1,6 +1,12 @@
 // What operators look at and do: health, readiness, metrics, the API description, shutting down.
 import { connect } from 'node:net';
 import { describe, expect, test } from 'vitest';
+import { z } from 'zod';
+import { chatChunk, chatReply } from '../../src/service/http/chat/schema.ts';
+import { completionReply } from '../../src/service/http/completions/schema.ts';
+import { readyReply } from '../../src/service/http/health/route.ts';
+import { modelList } from '../../src/service/http/models/route.ts';
+import { tokenizeReply } from '../../src/service/http/tokenize/schema.ts';
 import { createHttpServer } from '../../src/service/http/server.ts';
 import { createLog } from '../../src/common/log.ts';
 import { FakeEngine } from '../fakes/fake-engine.ts';
@@ -89,6 +95,7 @@ describe('/metrics', () => {
     expect(value(`vllm:prefix_cache_queries_total${labels}`)).toBe(10);
     expect(value(`vllm:prefix_cache_hits_total${labels}`)).toBe(4);
     expect(value(`xllm:engine_steps_total${labels}`)).toBeGreaterThan(0);
+    expect(value(`xllm:engine_event_loop_cpu_seconds_per_step${labels}`)).toBeCloseTo(1e-4, 9);
     expect(value('xllm:kv_pages{model_name="fake-model",engine="0",state="free"}')).toBe(90);
     expect(value('xllm:request_slo_total{model_name="fake-model",slo="ttft",met="true"}')).toBe(1);
     expect(value('xllm:request_slo_total{model_name="fake-model",slo="tpot",met="false"}')).toBe(1);
@@ -135,6 +142,32 @@ describe('/openapi.json', () => {
     const fields = body.components?.schemas?.ChatRequest?.properties ?? {};
     expect(Object.keys(fields)).toEqual(expect.arrayContaining(['messages', 'top_k', 'priority', 'ttft_slo_ms']));
     expect(JSON.stringify(fields)).toContain('hash(seed, i)');
+  });
+});
+
+describe('replies', () => {
+  test('have exactly the described form', async () => {
+    await using server = await startServer();
+    const chat = { messages, max_tokens: 3, logprobs: true, top_logprobs: 2, return_token_ids: true };
+    const strict = (schema: z.ZodObject, value: unknown) =>
+      expect(z.strictObject(schema.shape).parse(value)).toEqual(value);
+    strict(chatReply, (await post(`${server.url}/v1/chat/completions`, chat)).body);
+    strict(chatReply, (await post(`${server.url}/v1/chat/completions`, { messages })).body);
+    const completion = { prompt: 'a', max_tokens: 3, logprobs: 2, return_token_ids: true, echo: true };
+    strict(completionReply, (await post(`${server.url}/v1/completions`, completion)).body);
+    strict(tokenizeReply, (await post(`${server.url}/tokenize`, { prompt: 'a' })).body);
+    strict(modelList, (await get(`${server.url}/v1/models`)).body);
+    strict(readyReply, (await get(`${server.url}/ready`)).body);
+    const stream = async (path: string, body: object) => {
+      const reply = await fetch(server.url + path, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+      });
+      return (await readEvents(reply)).slice(0, -1);
+    };
+    for (const chunk of await stream('/v1/chat/completions', chat)) strict(chatChunk, chunk);
+    for (const chunk of await stream('/v1/completions', completion)) strict(completionReply, chunk);
   });
 });
 

@@ -15,9 +15,10 @@ export function errorBody(error: XllmError): ErrorBody {
   return { error: { message, type: errorCatalogue[code].type, param: param ?? null, code } };
 }
 
-/** Headers that go with an error. */
-export function errorHeaders({ retryAfterS }: XllmError): Readonly<Record<string, string>> {
-  return retryAfterS === undefined ? {} : { 'retry-after': String(Math.max(1, Math.ceil(retryAfterS))) };
+/** Headers that go with an error: every 503 says when to come back. */
+export function errorHeaders({ status, retryAfterS }: XllmError): Readonly<Record<string, string>> {
+  const seconds = retryAfterS ?? (status === 503 ? 1 : null);
+  return seconds === null ? {} : { 'retry-after': String(Math.max(1, Math.ceil(seconds))) };
 }
 
 /** What the HTTP framework found wrong, by its code. */

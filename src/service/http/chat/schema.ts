@@ -6,7 +6,7 @@ import { samplingFields } from '../request/sampling-fields.ts';
 
 const contentPart = z.looseObject({ type: z.string(), text: z.string().optional() });
 
-export const chatMessage = z
+const chatMessage = z
   .looseObject({
     role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
     content: z
@@ -47,7 +47,6 @@ export const chatRequest = z
     reasoning_effort: z.string().max(64).nullish().describe('Handed to the chat template, which may heed it.'),
   })
   .meta({ id: 'ChatRequest' });
-export type ChatRequest = z.output<typeof chatRequest>;
 
 const named = { token: z.string(), logprob: z.number(), bytes: z.array(z.int()).nullable() };
 const logprobs = z

@@ -3,7 +3,7 @@ import type { TokenLogprob } from '../../engine-client.ts';
 import type { TextService } from '../../text/text-service.ts';
 import type { ChoiceEvent } from './events.ts';
 
-export interface TokenName {
+interface TokenName {
   readonly text: string;
   readonly bytes: readonly number[] | null;
 }

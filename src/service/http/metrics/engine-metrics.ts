@@ -34,9 +34,12 @@ const figures: Readonly<Record<string, Figure>> = {
   'xllm:prompt_tokens_computed_total': counter('Prompt tokens that a step computed.', (s) => s.promptTokensComputed),
   'xllm:engine_steps_total': counter('Steps (forward passes).', (s) => s.steps),
   'xllm:engine_event_loop_cpu_seconds_total': counter(
-    'CPU time of the event loop, planning to send; divide by steps.',
+    'CPU time of the event loop, planning to send.',
     (s) => s.eventLoopCpuUs,
     1e-6,
+  ),
+  'xllm:engine_event_loop_cpu_seconds_per_step': gauge('The same per step, over the life of the engine.', (s) =>
+    s.steps === 0n ? 0 : Number(s.eventLoopCpuUs) / Number(s.steps) / 1e6,
   ),
   'xllm:engine_compute_seconds_total': counter('Time spent computing steps.', (s) => s.computeUs, 1e-6),
   'xllm:engine_stalled_seconds': gauge('Time since the last step while work is pending.', (s) => s.stalledMs / 1000),

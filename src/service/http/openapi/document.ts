@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { type ErrorCode, errorCatalogue } from '../../../common/errors.ts';
 import { BUILD } from '../../../contract/protocol.ts';
 import { chatChunk } from '../chat/schema.ts';
+import { completionReply } from '../completions/schema.ts';
 import { unsupportedInChat, unsupportedInCompletions } from '../request/unsupported.ts';
 import type { Route } from '../routes.ts';
 
@@ -25,6 +26,12 @@ const refused: Readonly<Record<string, readonly string[]>> = {
   '/v1/completions': Object.keys(unsupportedInCompletions),
 };
 
+/** What one event of a stream holds. */
+const streamed: Readonly<Record<string, z.ZodType>> = {
+  '/v1/chat/completions': chatChunk,
+  '/v1/completions': completionReply,
+};
+
 export function openapiDocument(routes: readonly Route[]): object {
   const schemas: Record<string, object> = {};
   const refTo = (schema: z.ZodType, io: 'input' | 'output') => reference(schema, io, schemas);
@@ -37,8 +44,8 @@ export function openapiDocument(routes: readonly Route[]): object {
     const note = fields
       ? `${about} Known fields that are refused with \`unsupported_parameter\` where they ask for something: ${fields.join(', ')}.`
       : about;
-    const events =
-      path === '/v1/chat/completions' ? { 'text/event-stream': { schema: refTo(chatChunk, 'output') } } : {};
+    const chunk = streamed[path];
+    const events = chunk ? { 'text/event-stream': { schema: refTo(chunk, 'output') } } : {};
     const content = { ...(reply ? json(refTo(reply, 'output')) : {}), ...events };
     const openPath = path.replace('*', '{model}');
     paths[openPath] = {
