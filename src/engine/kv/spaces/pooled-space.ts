@@ -1,0 +1,59 @@
+// Owns the KV space over one pool per group, with or without ranges into it.
+import { viewMemory } from '../../ffi/koffi.ts';
+import type { PageLayout } from '../layout.ts';
+import type { GroupTables } from '../tables.ts';
+import type { KvLayout, KvSpace, PageCopies } from './kv-space.ts';
+import type { PoolMemory } from './pool-memory.ts';
+import type { RangeMaps } from './range-maps.ts';
+import type { GroupMemory } from './segments.ts';
+
+export class PooledSpace implements KvSpace {
+  readonly layout: KvLayout;
+  readonly reason: string;
+  readonly groups: readonly GroupMemory[];
+  readonly layouts: readonly PageLayout[];
+  readonly #pools: readonly PoolMemory[];
+  readonly #ranges: readonly RangeMaps[];
+
+  /** [G] each; no `ranges`: every sequence is a list of blocks. */
+  constructor(
+    layouts: readonly PageLayout[],
+    pools: readonly PoolMemory[],
+    ranges: readonly RangeMaps[],
+    reason: string,
+  ) {
+    this.layout = ranges.length > 0 ? 'xtensor' : 'blocks';
+    this.reason = reason;
+    this.layouts = layouts;
+    this.#pools = pools;
+    this.#ranges = ranges;
+    this.groups = pools.map(({ address }, g) => ({
+      poolAddress: address,
+      rangeAddress: ranges[g]?.address ?? 0,
+      rangeBytes: ranges[g]?.rangeBytes ?? 0,
+      pageBytes: layouts[g]!.pageBytes,
+      blockTokens: layouts[g]!.blockTokens,
+    }));
+  }
+
+  async prepare(tables: readonly GroupTables[]): Promise<void> {
+    // Memory first: a mapping is filled with the pages that the pool has by then.
+    await Promise.all(this.#pools.map((pool, g) => pool.ensure(tables[g]!.numPagesTouched)));
+    await Promise.all(this.#ranges.map((ranges, g) => ranges.map(tables[g]!.mapOps)));
+  }
+
+  copy(copies: readonly PageCopies[]): void {
+    copies.forEach((pairs, g) => {
+      const { poolAddress, pageBytes } = this.groups[g]!;
+      for (let i = 0; i < pairs.length; i += 2) {
+        const from = new Uint8Array(viewMemory(poolAddress + pairs[i]! * pageBytes, pageBytes));
+        new Uint8Array(viewMemory(poolAddress + pairs[i + 1]! * pageBytes, pageBytes)).set(from);
+      }
+    });
+  }
+
+  close(): void {
+    for (const ranges of this.#ranges) ranges.close();
+    for (const pool of this.#pools) pool.close();
+  }
+}
