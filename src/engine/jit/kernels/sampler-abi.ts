@@ -1,47 +1,52 @@
-// Owns the memory layout between the engine and the emitted sampler: parameters, rows, edits, scratch and results. Bytes.
+// Owns the memory layout between the engine and the emitted sampler: rows, edits, scratch and results. Bytes.
 import { blockSize } from './sampler-math.ts';
 
-/** The block that the node's user data points to. It may be rewritten between steps. */
-export const paramField = {
-  /** u64: address of the rows. */
-  rows: 0,
-  /** u64: address of the scratch memory, and u64: bytes of it per thread. */
-  scratch: 8,
-  scratchStride: 16,
-  /** i32: rows to handle; at most the outer dimension of logits and results. */
-  numOutputs: 24,
-  /** i32: ids that have a token; at most the inner dimension of the logits. */
-  numIds: 28,
-} as const;
-export const paramBytes = 64;
+/*
+ *   cell (8 bytes, the node's user data) ─► sample block: header, rows, edits
+ *
+ * A sample block holds no addresses of itself: it may be written anywhere and copied to where the cell points, and a second
+ * one may be written while the first is read.
+ */
 
-/** One record per output. */
+/** Header of a sample block. */
+export const headerField = {
+  /** u64: address of the scratch memory (a multiple of 64), and i64: bytes of it per thread. */
+  scratch: 0,
+  scratchStride: 8,
+  /** i32: rows to handle; at most the outer dimension of logits and results. */
+  numOutputs: 16,
+  /** i32: ids that have a token, at least 1; at most the inner dimension of the logits. */
+  numIds: 20,
+} as const;
+export const headerBytes = 64;
+
+/** One per output, behind the header. */
 export const rowField = {
   /** i32: a value of `rowMode`. */
   mode: 0,
-  /** i32: the token to report on (mode target). */
+  /** i32: the token to report on (mode `target`). */
   targetId: 4,
   /** i32: not 0: fill in log-probability, log-sum-exp, rank and block maxima. */
   wantsStats: 8,
-  /** i32: not 0: arg-max without noise. */
-  isGreedy: 12,
-  /** u64: address of the edits, i32: how many. */
+  /** i32 */
+  numEdits: 12,
+  /** i64 from the block's start. */
   edits: 16,
-  numEdits: 24,
-  /** i32: 0 is off; below numIds. */
-  topK: 28,
   /** f32 > 0. */
-  inverseTemperature: 32,
+  inverseTemperature: 24,
   /** f32: ln(minP) or -Infinity. */
-  minPOffset: 36,
+  minPOffset: 28,
   /** f32 in (0, 1]; 1 is off. */
-  topP: 40,
+  topP: 32,
+  /** i32: 0 is off; below numIds. */
+  topK: 36,
   /** i32 each: the words that key the noise. */
-  key0: 44,
-  key1: 48,
+  key0: 40,
+  key1: 44,
 } as const;
 export const rowBytes = 64;
-export const rowMode = { skip: 0, sample: 1, target: 2 } as const;
+/** `argMax` is of raw logits; the two below it read the edits and the temperature (1 for `editedArgMax`). */
+export const rowMode = { skip: 0, target: 1, argMax: 2, editedArgMax: 3, draw: 4 } as const;
 
 /** One edit. */
 export const editField = { tokenId: 0, scalePositive: 4, scaleNegative: 8, add: 12 } as const;
@@ -71,14 +76,11 @@ const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;
 /** Elements (4 bytes each) of one result row for rows of `vocabSize` logits. */
 export const resultElements = (vocabSize: number): number => 16 + roundUp(Math.ceil(vocabSize / blockSize), 16);
 
-/** Byte offsets of one thread's scratch: scaled logits, maxima of chunks of 16, candidates and their weights. */
-export function scratchLayout(
-  vocabSize: number,
-): Readonly<Record<'scaled' | 'maxima' | 'candidates' | 'weights' | 'numBytes', number>> {
+/**
+ * Bytes of scratch per thread (aligned to 64): scaled logits, the maxima of their chunks of 16, and copies of those chunks
+ * that can still hold kept tokens, with their weights.
+ */
+export function scratchBytes(vocabSize: number): number {
   const chunks = Math.ceil(vocabSize / 16);
-  const rowOfChunks = chunks * 64;
-  const maxima = rowOfChunks;
-  const candidates = maxima + roundUp(chunks, 16) * 4;
-  const weights = candidates + rowOfChunks;
-  return { scaled: 0, maxima, candidates, weights, numBytes: roundUp(weights + rowOfChunks, 4096) };
+  return roundUp(3 * chunks * 64 + roundUp(chunks, 16) * 4, 4096);
 }

@@ -2,6 +2,7 @@
 import type { Assembler } from '../asm/assembler.ts';
 import { type Mem, ripMem, type VecOrMem } from '../asm/operands.ts';
 import { type Gpr, k, masked, r32, type Vec, xmm, ymm, zmm } from '../asm/registers.ts';
+import type { Isa } from '../cpu-features.ts';
 import {
   exp2Polynomial,
   ln2High,
@@ -13,10 +14,11 @@ import {
   sqrtHalfBits,
 } from './sampler-math.ts';
 
-export type SimdLevel = 'avx2' | 'avx512';
-
-/** Predicates of vcmpps: false on NaN, except `le` and `ge`, which are never asked of one. */
+/** Predicates of vcmpps; all are false on NaN. */
 export const compare = { eq: 0, le: 2, ge: 13, gt: 14 } as const;
+
+/** Exponent, square, sum and product. */
+type LnTemps = readonly [Vec, Vec, Vec, Vec];
 
 export class Simd {
   readonly a: Assembler;
@@ -27,9 +29,9 @@ export class Simd {
   readonly parts: readonly number[];
   readonly #isWide: boolean;
 
-  constructor(a: Assembler, level: SimdLevel) {
+  constructor(a: Assembler, isa: Isa) {
     this.a = a;
-    this.#isWide = level === 'avx512';
+    this.#isWide = isa === 'avx512';
     this.lanes = this.#isWide ? 16 : 8;
     this.bytes = this.#isWide ? 64 : 32;
     this.parts = this.#isWide ? [0] : [0, 1];
@@ -162,50 +164,52 @@ export class Simd {
     this.keepWhere(t, p, compare.ge, t, least, f);
   }
 
-  /** x = ln(x) as the twin's ln32. Clobbers three temps. */
-  ln(x: Vec, temps: readonly [Vec, Vec, Vec]): void {
-    const [exponent] = temps;
-    this.#splitMantissa(x, exponent, temps[1]);
+  /** x = ln(x) as the twin's ln32. Clobbers four temps. */
+  ln(x: Vec, temps: LnTemps): void {
+    this.#splitMantissa(x, temps[0], temps[1]);
     this.#lnOfParts(x, temps);
   }
 
-  /** v = ln(1 - v) as the twin's: where 1 - v needs no exponent, v itself is the fraction. Clobbers four temps. */
-  ln1m(v: Vec, [exponent, t, u, fraction]: readonly [Vec, Vec, Vec, Vec]): void {
+  /** v = ln(1 - v) as the twin's: where 1 - v has exponent 0, v itself is the fraction. Clobbers five temps. */
+  ln1m(v: Vec, temps: LnTemps, fraction: Vec): void {
     const { a } = this;
+    const [exponent, t, zero] = temps;
     a.vmovups(fraction, this.float(1));
     a.vsubps(fraction, fraction, v);
     this.#splitMantissa(fraction, exponent, t);
     this.xor(v, v, this.int(0x8000_0000 | 0));
-    // The exponent is an integer; as a float, 0 equals 0 alike.
     a.vcvtdq2ps(t, exponent);
-    this.zero(u);
-    this.replaceWhere([[fraction, v]], compare.eq, t, u, v);
+    this.zero(zero);
+    this.replaceWhere([[fraction, v]], compare.eq, t, zero, t);
     a.vmovaps(v, fraction);
-    this.#lnOfParts(v, [exponent, t, u]);
+    this.#lnOfParts(v, temps);
   }
 
   /** x = 2^exponent (1 + f) becomes f. Clobbers `temp`. */
   #splitMantissa(x: Vec, exponent: Vec, temp: Vec): void {
     const { a } = this;
-    a.vmovups(temp, this.int(sqrtHalfBits));
-    a.vpsubd(exponent, x, temp);
+    a.vpsubd(exponent, x, this.int(sqrtHalfBits));
     a.vpsrad(exponent, exponent, 23);
     a.vpslld(temp, exponent, 23);
     a.vpsubd(x, x, temp);
     a.vsubps(x, x, this.float(1));
   }
 
-  #lnOfParts(f: Vec, [exponent, square, p]: readonly [Vec, Vec, Vec]): void {
+  /** f = ln(2^exponent (1 + f)). */
+  #lnOfParts(f: Vec, [exponent, square, y, product]: LnTemps): void {
     const { a } = this;
     a.vmulps(square, f, f);
-    this.#horner(p, f, logPolynomial);
-    a.vmulps(p, p, f);
-    a.vmulps(p, p, square);
+    this.#horner(y, f, logPolynomial);
+    a.vmulps(y, y, f);
+    a.vmulps(y, y, square);
     a.vcvtdq2ps(exponent, exponent);
+    a.vmulps(product, exponent, this.float(ln2Low));
+    a.vaddps(y, y, product);
     a.vmulps(square, square, this.float(0.5));
-    // y = (p + k·low) - square/2, then (f + y) + k·high
-    const low = f;
-    this.#addProduct(p, exponent, ln2Low, low, f, square);
+    a.vsubps(y, y, square);
+    a.vaddps(f, f, y);
+    a.vmulps(product, exponent, this.float(ln2High));
+    a.vaddps(f, f, product);
   }
 
   /** p = value of the polynomial at x, highest power first. */

@@ -1,0 +1,95 @@
+// Owns running the emitted sampler without a graph: two tensor headers, and memory that ends where the logits end.
+import { koffi, viewMemory } from '../../ffi/koffi.ts';
+import { MAP, mmap, mprotect, munmap, PAGE_BYTES, PROT } from '../../ffi/libc.ts';
+import { allocateNative } from '../../ffi/memory.ts';
+import { sampleBlockBytes, writeSampleBlock } from '../../sampler/sample-block.ts';
+import { readSampleResults } from '../../sampler/sample-results.ts';
+import type { SamplerInput, SamplerOutput } from '../../sampler/sampler-task.ts';
+import { loadCode } from '../asm/exec-memory.ts';
+import type { Isa } from '../cpu-features.ts';
+import { tensorField } from './abi.ts';
+import { emitSampler } from './sampler.ts';
+import { resultElements, scratchBytes } from './sampler-abi.ts';
+
+type Kernel = (results: number, thread: number, numThreads: number, cell: number) => void;
+
+/** Memory whose last byte lies before an unmapped page: reading past it kills the process. */
+function guarded(numBytes: number): { address: number; free: () => void } {
+  const usable = Math.ceil(numBytes / PAGE_BYTES) * PAGE_BYTES;
+  const base = mmap(usable + PAGE_BYTES, { prot: PROT.read | PROT.write, flags: MAP.private | MAP.anonymous });
+  mprotect(base + usable, PAGE_BYTES, PROT.none);
+  return { address: base + usable - numBytes, free: () => munmap(base, usable + PAGE_BYTES) };
+}
+
+export class SamplerRig {
+  readonly #code;
+  readonly #kernel: Kernel;
+
+  constructor(isa: Isa) {
+    this.#code = loadCode([emitSampler(isa)]);
+    const prototype = koffi.proto(`void xllm_sampler_${isa}(uintptr_t, int, int, uintptr_t)`);
+    this.#kernel = koffi.decode(BigInt(this.#code.addresses[0]!), prototype) as Kernel;
+  }
+
+  /** logits [O, V] are copied in; `numThreads` threads run one after the other. */
+  sample(
+    input: SamplerInput,
+    logits: Float32Array,
+    vocabSize: number,
+    numIds: number,
+    numThreads = 1,
+  ): SamplerOutput & { readonly logitsAfter: Float32Array } {
+    using rig = this.prepare(input, logits, vocabSize, numIds, numThreads);
+    rig.run();
+    return rig.read();
+  }
+
+  prepare(input: SamplerInput, logits: Float32Array, vocabSize: number, numIds: number, numThreads = 1) {
+    const numOutputs = input.sampling.length;
+    const logitsMemory = guarded(logits.byteLength);
+    const native = new Float32Array(viewMemory(logitsMemory.address, logits.byteLength));
+    native.set(logits);
+    const resultsMemory = allocateNative(numOutputs * resultElements(vocabSize) * 4);
+    const results = new Int32Array(resultsMemory.buffer, 0, numOutputs * resultElements(vocabSize));
+    results.fill(-1);
+    const perThread = scratchBytes(vocabSize);
+    const scratch = allocateNative(perThread * numThreads);
+    new Float32Array(scratch.buffer).fill(Number.NaN);
+    const block = allocateNative(sampleBlockBytes(input));
+    writeSampleBlock(block.buffer, 0, input, {
+      numIds,
+      scratch: scratch.address,
+      scratchBytes: perThread,
+    });
+
+    const tensors = allocateNative(4096);
+    const view = new DataView(tensors.buffer);
+    const [resultTensor, logitsTensor, cell] = [0, 1024, 2048];
+    const set = (at: number, value: number) => view.setBigUint64(at, BigInt(value), true);
+    set(resultTensor + tensorField.src, tensors.address + logitsTensor);
+    set(resultTensor + tensorField.data, resultsMemory.address);
+    set(resultTensor + tensorField.nb + 8, resultElements(vocabSize) * 4);
+    set(logitsTensor + tensorField.data, logitsMemory.address);
+    set(logitsTensor + tensorField.nb + 8, vocabSize * 4);
+    set(cell, block.address);
+    const kernel = this.#kernel;
+    return {
+      run() {
+        for (let thread = 0; thread < numThreads; thread++) {
+          kernel(tensors.address + resultTensor, thread, numThreads, tensors.address + cell);
+        }
+      },
+      read() {
+        const output = readSampleResults(input, { results, logits: native, vocabSize, numIds });
+        return { ...output, logitsAfter: native.slice() };
+      },
+      [Symbol.dispose]() {
+        for (const memory of [logitsMemory, resultsMemory, scratch, block, tensors]) memory.free();
+      },
+    };
+  }
+
+  free(): void {
+    this.#code.free();
+  }
+}

@@ -1,0 +1,53 @@
+// Owns the best alternatives of an output: found through the maxima of blocks of logits, so that most are never looked at.
+import { blockSize } from '../jit/kernels/sampler-math.ts';
+import type { TopLogprobs } from '../scheduler/plan.ts';
+import { sane } from './math.ref.ts';
+
+export interface RawRow {
+  /** [V] raw logits; only the first `numIds` count. */
+  readonly logits: Float32Array;
+  readonly numIds: number;
+  /** [ceil(numIds / 512)] maxima, NaN counting as -Infinity and +Infinity as the largest float. */
+  readonly blockMaxima: Float32Array;
+  readonly logSumExp: number;
+}
+
+/** The `k` best tokens (fewer if there are fewer ids), ties by lowest id. `rank` is that of the chosen or target token. */
+export function topLogprobs({ logits, numIds, blockMaxima, logSumExp }: RawRow, k: number, rank: number): TopLogprobs {
+  const size = Math.min(k, numIds);
+  const ids = new Int32Array(size);
+  const values = new Float32Array(size).fill(-Infinity);
+  let found = 0;
+  // Best blocks first: after a few, no other can hold a better token.
+  const order = Uint32Array.from(blockMaxima.keys());
+  order.sort((a, b) => blockMaxima[b]! - blockMaxima[a]! || a - b);
+  for (const block of size > 0 ? order : []) {
+    if (found === size && blockMaxima[block]! < values[size - 1]!) break;
+    const end = Math.min((block + 1) * blockSize, numIds);
+    for (let id = block * blockSize; id < end; id++) {
+      const value = sane(logits[id]!);
+      let place = found;
+      while (place > 0 && (value > values[place - 1]! || (value === values[place - 1]! && id < ids[place - 1]!)))
+        place--;
+      if (place === size) continue;
+      ids.copyWithin(place + 1, place, size - 1);
+      values.copyWithin(place + 1, place, size - 1);
+      ids[place] = id;
+      values[place] = value;
+      if (found < size) found++;
+    }
+  }
+  const logprobs = values.map((value) => (value === -Infinity ? value : value - logSumExp));
+  return { ids, logprobs, rank };
+}
+
+/** Maxima of blocks of 512, as `RawRow` wants them. */
+export function blockMaximaOf(logits: Float32Array, numIds: number): Float32Array {
+  const maxima = new Float32Array(Math.ceil(numIds / blockSize)).fill(-Infinity);
+  for (let id = 0; id < numIds; id++) {
+    const value = logits[id]!;
+    const block = Math.floor(id / blockSize);
+    if (value > maxima[block]!) maxima[block] = sane(value);
+  }
+  return maxima;
+}
