@@ -113,6 +113,9 @@ const rows: ReadonlyMap<string, PreTokenizerRow> = new Map([
   ...named({ patterns: patterns.seedCoder }, 'seed-coder'),
 ]);
 
+/** Every name that `ggmlPreTokenizer` takes. */
+export const ggmlPreTokenizerNames: readonly string[] = [...rows.keys()];
+
 export interface GgmlPreTokenizer {
   readonly stage: StageSpec;
   readonly ignoreMerges: boolean;
@@ -125,7 +128,7 @@ export function ggmlPreTokenizer(name: string): GgmlPreTokenizer {
   if (row === undefined) {
     throw new XllmError(
       'model_unsupported',
-      `the file names the pre-tokenizer ${JSON.stringify(name)}; known are ${[...rows.keys()].join(', ')}`,
+      `the file names the pre-tokenizer ${JSON.stringify(name)}; known are ${ggmlPreTokenizerNames.join(', ')}`,
     );
   }
   return {

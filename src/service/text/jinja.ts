@@ -39,6 +39,9 @@ export class TemplateRefusal extends Error {}
 /** The template went past a limit. */
 export class TemplateLimit extends Error {}
 
+/** What it takes to set up one iteration, in nodes evaluated. */
+const stepsPerItem = 10;
+
 /** `range` refuses more, as jinja2's sandbox does (MAX_RANGE); lists by other means are held to it too. */
 const maxItems = 100_000;
 
@@ -79,14 +82,12 @@ const stripMethods = ['strip', 'lstrip', 'rstrip'] as const;
 
 class LimitedInterpreter extends Interpreter {
   readonly #limits: JinjaLimits;
-  readonly #scope: Scope;
-  /** Of each loop under way, the innermost last: its body, and whether it met `break`. */
-  readonly #loops: { readonly body: readonly Node[]; isOver: boolean }[] = [];
+  /** The loops under way, the innermost last. */
+  readonly #loops: Loop[] = [];
   #numSteps = 0;
 
   constructor(scope: Scope, limits: JinjaLimits) {
     super(scope);
-    this.#scope = scope;
     this.#limits = limits;
   }
 
@@ -95,7 +96,11 @@ class LimitedInterpreter extends Interpreter {
     const result = this.#evaluatePatched(node, scope) ?? super.evaluate(node, scope);
     const { value } = result;
     if (typeof value === 'string' && value.length > this.#limits.maxUnits) throw new TemplateLimit('it wrote too much');
-    if (Array.isArray(value) && value.length > maxItems) throw new TemplateLimit('it made a list that is too long');
+    if (Array.isArray(value)) {
+      if (value.length > maxItems) throw new TemplateLimit('it made a list that is too long');
+      // A loop sets up every iteration before it runs the first.
+      if (node !== undefined && node === this.#loops.at(-1)?.iterable) this.#numSteps += stepsPerItem * value.length;
+    }
     return result;
   }
 
@@ -118,12 +123,14 @@ class LimitedInterpreter extends Interpreter {
       }
       if (text.length > this.#limits.maxUnits) throw new TemplateLimit('it wrote too much');
     }
-    return this.#value(text);
+    return new StringValue(text);
   }
 
   /** The library forgets what an iteration wrote before `break` or `continue`: the loop's body catches them itself. */
   #evaluateFor(node: Node, scope: Scope): JinjaValue {
-    this.#loops.push({ body: node['body'] as readonly Node[], isOver: false });
+    const over = node['iterable'] as Node;
+    const iterable = over.type === 'SelectExpression' ? (over['lhs'] as Node) : over;
+    this.#loops.push({ body: node['body'] as readonly Node[], iterable, isOver: false });
     const result = super.evaluate(node, scope);
     this.#loops.pop();
     return result;
@@ -162,7 +169,7 @@ class LimitedInterpreter extends Interpreter {
     if (typeof text !== 'string' || (typeof chars !== 'string' && chars !== null)) {
       throw new TypeError(`${side}() takes a string`);
     }
-    return this.#value(pythonStrip(text, side, chars));
+    return new StringValue(pythonStrip(text, side, chars));
   }
 
   /** `trim` and `string` of anything; operands of other filters go to the library evaluated. */
@@ -171,8 +178,8 @@ class LimitedInterpreter extends Interpreter {
     if (operand.type === 'Evaluated') return null;
     const result = this.evaluate(operand, scope);
     const name = (node['filter'] as Node)['value'];
-    if (name === 'trim') return this.#value(pythonString(result).trim());
-    if (name === 'string') return this.#value(pythonString(result));
+    if (name === 'trim') return new StringValue(pythonString(result).trim());
+    if (name === 'string') return new StringValue(pythonString(result));
     return super.evaluate({ ...node, operand: evaluated(result) }, scope);
   }
 
@@ -182,9 +189,9 @@ class LimitedInterpreter extends Interpreter {
     const left = this.evaluate(node['left'] as Node, scope);
     const right = this.evaluate(node['right'] as Node, scope);
     if (operator === '==' || operator === '!=') {
-      return this.#value(pythonEquals(left, right) === (operator === '=='));
+      return new BooleanValue(pythonEquals(left, right) === (operator === '=='));
     }
-    if (operator === '~') return this.#value(pythonString(left) + pythonString(right));
+    if (operator === '~') return new StringValue(pythonString(left) + pythonString(right));
     if (operator === '+' && (typeof left.value === 'string') !== (typeof right.value === 'string')) {
       throw new TypeError('a string and something else cannot be added');
     }
@@ -193,26 +200,39 @@ class LimitedInterpreter extends Interpreter {
       const times = typeof left.value === 'string' ? right.value : left.value;
       if (typeof text === 'string' && typeof times === 'number') {
         if (text.length * times > this.#limits.maxUnits) throw new TemplateLimit('it wrote too much');
-        return this.#value(text.repeat(Math.max(0, times)));
+        return new StringValue(text.repeat(Math.max(0, times)));
       }
     }
     if (operator === '%' && left.type === 'IntegerValue' && right.type === 'IntegerValue') {
       const [a, b] = [left.value as number, right.value as number];
       if (b === 0) throw new RangeError('integer modulo by zero');
       // Python's remainder has the divisor's sign.
-      return this.#value(((a % b) + b) % b);
+      return new IntegerValue(((a % b) + b) % b);
     }
     return super.evaluate({ ...node, left: evaluated(left), right: evaluated(right) }, scope);
   }
-
-  /** The library's value for a JavaScript one: its classes are not exported, its scopes convert. */
-  #value(value: unknown): JinjaValue {
-    return new (Environment as unknown as new (parent: Scope) => Scope)(this.#scope).set('value', value);
-  }
 }
+
+/** The library's classes of values are not exported, but its scopes convert to them. */
+function classOf<T>(value: T): new (value: T) => JinjaValue {
+  return new Environment().set('value', value).constructor as new (
+    value: T,
+  ) => JinjaValue;
+}
+const StringValue = classOf<string>('');
+const IntegerValue = classOf<number>(0);
+const BooleanValue = classOf<boolean>(false);
 
 /** A node that stands for a value already there. */
 const evaluated = (result: JinjaValue): Node => ({ type: 'Evaluated', result });
+
+interface Loop {
+  readonly body: readonly Node[];
+  /** What the loop goes over. */
+  readonly iterable: Node;
+  /** It met `break`. */
+  isOver: boolean;
+}
 
 /** These evaluate to null, which an expression would print as None. */
 const silentStatements = ['Set', 'Macro', 'Comment'];
