@@ -1,7 +1,7 @@
 // Owns the frame of an emitted function: arguments, free registers, locals, and the registers to save.
 import { invariant } from '../../../common/errors.ts';
 import { type Assembler, createAssembler } from './assembler.ts';
-import { type Label, type Mem, mem } from './operands.ts';
+import { type Label, type Mem, mem, sized } from './operands.ts';
 import { type Item, layOut, type MachineCode } from './program.ts';
 import { type Gpr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp } from './registers.ts';
 
@@ -70,7 +70,7 @@ export function emitFunction(name: string, numArgs: number, body: (a: Assembler,
       for (const register of registers) taken.delete(register.id);
     },
     local(numBytes = 8) {
-      const place = mem(rsp, localBytes);
+      const place = sized(mem(rsp, localBytes), 8);
       localBytes += Math.ceil(numBytes / 8) * 8;
       return place;
     },

@@ -42,6 +42,8 @@ export function checkShape(shape: KvShape): void {
   );
 }
 
+export const elementBytes = (shape: KvShape): number => (shape.element === 'f16' ? 2 : 4);
+
 /** Positions after which attention restarts its running maximum, sum and accumulator (the batch-invariance rule). */
 export const CHUNK_POSITIONS = 512;
 
@@ -190,7 +192,7 @@ export function stepBlockBytes({ paddedTokens, numTiles, numSegments }: StepCoun
 /**
  * Writes the step block of one cache group at `byteOffset` (a multiple of 8); it takes
  * `stepBlockBytes(countStep(shape, rows, paddedTokens))`. Tokens behind those of the rows are padding: their keys are
- * not written and their outputs are 0. Throws when a row's segments do not cover its tokens.
+ * not written and their outputs are 0. Throws when segments leave a gap or end before the row does: kernels trust them.
  */
 export function writeStepBlock(
   buffer: ArrayBuffer,
@@ -215,6 +217,7 @@ export function writeStepBlock(
       view.setInt32(at + segmentField.firstPosition, segment.firstPosition, true);
       view.setInt32(at + segmentField.numTokens, segment.numTokens, true);
     }
+    checkSegments(row, shape.blockTokens);
     writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
     const perTile = tileTokens(shape);
     for (let done = 0; done < row.numTokens; done += perTile) {
@@ -260,19 +263,29 @@ function writeTiles(view: DataView, tilesAt: number, tiles: Tile[]): void {
   }
 }
 
+function checkSegments({ firstPosition, numTokens, segments }: KvRow, blockTokens: number): void {
+  let end = segments[0]?.firstPosition ?? 0;
+  invariant(end <= firstPosition, `segments start at position ${end}, after ${firstPosition}`);
+  for (const segment of segments) {
+    invariant(segment.firstPosition === end, `segments leave out position ${end}`);
+    invariant(end % blockTokens === 0, `a segment starts at position ${end}, inside a block`);
+    end += segment.numTokens;
+  }
+  invariant(end >= firstPosition + numTokens, `segments end at position ${end}, before the row`);
+}
+
 function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number, pageBytes: number): void {
   const end = row.firstPosition + row.numTokens;
-  let position = row.firstPosition;
   for (const { address, firstPosition, numTokens } of row.segments) {
-    invariant(firstPosition % blockTokens === 0, 'segments start at blocks');
-    for (; position >= firstPosition && position < Math.min(end, firstPosition + numTokens); position++) {
+    const from = Math.max(firstPosition, row.firstPosition);
+    const to = Math.min(firstPosition + numTokens, end);
+    for (let position = from; position < to; position++) {
       const block = Math.floor((position - firstPosition) / blockTokens);
       const token = at + (position - row.firstPosition) * TOKEN_BYTES;
       setU64(view, token + tokenField.page, address + block * pageBytes);
       view.setInt32(token + tokenField.slot, position % blockTokens, true);
     }
   }
-  invariant(position === end, `segments of a row end at position ${position} instead of ${end}`);
 }
 
 /** Addresses and offsets are exact as doubles (below 2^53). */

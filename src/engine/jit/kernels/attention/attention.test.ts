@@ -1,0 +1,154 @@
+// Emitted KV write and attention against their scalar twins, and against themselves in every split: bit for bit.
+import { describe, expect, test } from 'vitest';
+import { assemblyText } from '../../asm/text.ts';
+import { gnuAssemble } from '../../asm/testing/gnu-as.ts';
+import { type Isa, supportedIsas } from '../../cpu-features.ts';
+import type { KvShape } from '../abi.ts';
+import { emitKvWrite } from '../kv-write.ts';
+import { KvMachine, type Layer } from '../testing/kv-machine.ts';
+import {
+  expected,
+  integer,
+  pick,
+  type Random,
+  randomSequence,
+  randomSplit,
+  runSplit,
+  runStep,
+  runStepInParallel,
+  seeded,
+} from '../testing/sequences.ts';
+import { emitAttention } from './attention.ts';
+
+const numCases = process.env.XLLM_TEST_FULL ? 200 : 20;
+const isas: readonly Isa[] = ['avx2', 'avx512'];
+
+function randomShape(random: Random): KvShape {
+  const numKvHeads = integer(random, 1, 3);
+  return {
+    numKvHeads,
+    numHeads: numKvHeads * integer(random, 1, 8),
+    headDim: 16 * pick(random, [1, 2, 3, 4, 4, 5, 6, 8, 8, 16]),
+    blockTokens: pick(random, [16, 16, 32, 128]),
+    element: pick(random, ['f16', 'f16', 'f32']),
+    hasSoftCap: random() < 0.25,
+  };
+}
+
+const randomLayer = (random: Random, { hasSoftCap, headDim }: KvShape): Layer => ({
+  scale: headDim ** -0.5,
+  softCap: hasSoftCap ? pick(random, [5, 50]) : null,
+  window: random() < 0.5 ? null : integer(random, 1, 700),
+});
+
+/** Pages of a sequence: in a row, or anywhere. */
+function randomPages(random: Random, free: number[], numBlocks: number): number[] {
+  if (random() < 0.5) return free.splice(0, numBlocks);
+  return Array.from({ length: numBlocks }, () => free.splice(Math.floor(random() * free.length), 1)[0] ?? -1);
+}
+
+const bits = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer, values.byteOffset, values.length);
+
+/** Equal bit for bit; says where not. */
+function expectSame(actual: Float32Array, wanted: Float32Array, what: string): void {
+  expect(actual.length).toBe(wanted.length);
+  const [a, b] = [bits(actual), bits(wanted)];
+  const wrong = a.findIndex((value, i) => value !== b[i]);
+  if (wrong >= 0) expect.fail(`${what}: element ${wrong} is ${actual[wrong]} instead of ${wanted[wrong]}`);
+}
+
+describe.each(isas)('%s', (isa) => {
+  const runs = test.skipIf(!supportedIsas().includes(isa));
+
+  runs('random steps equal the reference bit for bit', () => {
+    for (let seed = 0; seed < numCases; seed++) {
+      const random = seeded(seed);
+      const shape = randomShape(random);
+      const layer = randomLayer(random, shape);
+      const machine = new KvMachine(shape, isa, layer, 300);
+      try {
+        const free = Array.from({ length: 300 }, (_, page) => page);
+        const rows = Array.from({ length: integer(random, 1, 4) }, () => {
+          const history = pick(random, [0, 0, integer(random, 1, 40), integer(random, 480, 1100)]);
+          const numTokens = pick(random, [1, 1, integer(random, 2, 60)]);
+          const pages = randomPages(random, free, Math.ceil((history + numTokens) / shape.blockTokens));
+          return { sequence: randomSequence(random, shape, history + numTokens, pages), history, numTokens };
+        });
+        for (const { sequence, history } of rows) {
+          if (history > 0) runStep(machine, layer, [{ sequence, firstPosition: 0, numTokens: history }]);
+        }
+        const parts = rows.map(({ sequence, history, numTokens }) => ({ sequence, firstPosition: history, numTokens }));
+        const numPadding = integer(random, 0, 3);
+        const options = { numThreads: integer(random, 1, 3), numPadding, gap: pick(random, [0, 5]) };
+        const result = runStep(machine, layer, parts, options);
+        const rowFloats = shape.numHeads * shape.headDim;
+        let token = 0;
+        for (const { sequence, firstPosition, numTokens } of parts) {
+          for (const t of new Set([0, numTokens >> 1, numTokens - 1])) {
+            const actual = result.subarray((token + t) * rowFloats, (token + t + 1) * rowFloats);
+            const what = `seed ${seed}, position ${firstPosition + t}, ${JSON.stringify({ ...shape, ...layer })}`;
+            expectSame(actual, expected(shape, layer, sequence, firstPosition + t), what);
+          }
+          token += numTokens;
+        }
+        expectSame(
+          result.subarray(token * rowFloats),
+          new Float32Array(numPadding * rowFloats),
+          `seed ${seed}: padding`,
+        );
+      } finally {
+        machine.free();
+      }
+    }
+  });
+
+  runs('a sequence gets the same bits however it is cut, batched, paged and threaded', async () => {
+    for (let seed = 0; seed < numCases / 4; seed++) {
+      const random = seeded(1000 + seed);
+      const shape = randomShape(random);
+      const layer = randomLayer(random, shape);
+      const numTokens = integer(random, 500, 800);
+      const machine = new KvMachine(shape, isa, layer, 400);
+      try {
+        const free = Array.from({ length: 400 }, (_, page) => page);
+        const numBlocks = Math.ceil(numTokens / shape.blockTokens);
+        const sequence = randomSequence(random, shape, numTokens, randomPages(random, free, numBlocks));
+        const whole = runSplit(machine, layer, sequence, [numTokens]);
+        const what = `seed ${seed} ${JSON.stringify({ ...shape, ...layer })}`;
+        const again = (split: readonly number[], numThreads: number) =>
+          runSplit(machine, layer, { ...sequence, pages: sequence.pages.toReversed() }, split, { numThreads });
+        expectSame(
+          again(
+            Array.from({ length: numTokens }, () => 1),
+            1,
+          ),
+          whole,
+          `${what}: decoded`,
+        );
+        expectSame(again(randomSplit(random, numTokens, 100), 2), whole, `${what}: in chunks, two threads`);
+
+        const others = Array.from({ length: 3 }, () => {
+          const length = integer(random, 1, 300);
+          const pages = randomPages(random, free, Math.ceil(length / shape.blockTokens));
+          return { sequence: randomSequence(random, shape, length, pages), firstPosition: 0, numTokens: length };
+        });
+        const parts = [others[0]!, { sequence, firstPosition: 0, numTokens }, others[1]!, others[2]!];
+        const start = others[0]!.numTokens * shape.numHeads * shape.headDim;
+        const batched = runStep(machine, layer, parts);
+        expectSame(batched.subarray(start, start + whole.length), whole, `${what}: in a batch`);
+        expectSame(await runStepInParallel(machine, layer, parts, 2), batched, `${what}: two threads at once`);
+      } finally {
+        machine.free();
+      }
+    }
+  });
+
+  test('bytes are those of GNU as', () => {
+    for (let seed = 0; seed < 6; seed++) {
+      const shape = randomShape(seeded(seed));
+      for (const code of [emitKvWrite(shape, isa), emitAttention(shape, isa)]) {
+        expect(Buffer.from(code.bytes).equals(Buffer.from(gnuAssemble(assemblyText(code)))), code.name).toBe(true);
+      }
+    }
+  });
+});

@@ -1,0 +1,339 @@
+// Owns the paged attention kernel: units of work, chunks of 512 positions, and the order of their phases.
+// Legend: T tokens, H heads, G kv heads, K head dim. `attention.ref.ts` says what it computes.
+import { emitFunction } from '../../asm/function.ts';
+import { mem, sized } from '../../asm/operands.ts';
+import type { MachineCode } from '../../asm/program.ts';
+import { type Gpr, r32, rax, rbx, rdx, xmm } from '../../asm/registers.ts';
+import type { Isa } from '../../cpu-features.ts';
+import { CHUNK_POSITIONS, checkShape, type KvShape, nodeField, stepLayout, tensorField } from '../abi.ts';
+import { Lanes, NUM_LANES } from '../lanes.ts';
+import { type Context, LOWEST_MAX, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
+import { emitScores } from './scores.ts';
+import { emitSoftmax } from './softmax.ts';
+import { emitValues } from './values.ts';
+
+/** Scratch memory of one thread, for any ISA. */
+export function attentionScratchBytes(shape: KvShape): number {
+  return Math.max(sizesOf(shape, 'avx2').scratch.numBytes, sizesOf(shape, 'avx512').scratch.numBytes);
+}
+
+/**
+ * src[0] queries [T,H,K], F32, elements of a head adjacent, strides free; further sources only order the nodes.
+ * dst [T,H*K], F32, dense; padding tokens become 0. Reads the keys and values that the step's `kv_write` stored.
+ * A unit of work is a tile of tokens and a kv head; threads claim them one by one.
+ */
+export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
+  checkShape(shape);
+  return emitFunction(`attention_${isa}`, 4, (a, f) => {
+    const [dst, ith, nth, node] = f.args as [Gpr, Gpr, Gpr, Gpr];
+    const sizes = sizesOf(shape, isa);
+    const locals = takeLocals(f);
+    const scratch = f.take(rbx);
+    const c: Context = { a, f, isa, sizes, locals, scratch };
+    // Division uses rax and rdx: nothing lives there across units.
+    emitSetup(c, { dst, ith, nth, node });
+    f.release(dst, ith, nth, node);
+
+    const claim = a.here('claim');
+    const finished = a.label('finished');
+    emitClaim(c, finished);
+    emitQueries(c);
+    emitFirstChunk(c);
+    const chunk = a.here('chunk');
+    emitChunkBounds(c);
+    emitTileAddresses(c);
+    emitScores(c);
+    emitSoftmax(c);
+    emitValues(c);
+    withGprs(c, 2, (position, end) => {
+      a.mov(position, locals.chunkEnd);
+      a.mov(locals.position, position);
+      a.mov(end, locals.firstPosition);
+      a.add(end, locals.numTokens);
+      a.cmp(position, end);
+      a.jl(chunk);
+    });
+    emitOutputs(c);
+    a.jmp(claim);
+
+    a.bind(finished);
+    emitFinish(c);
+  });
+}
+
+/** Node, step and tensors to locals; this thread's padding tokens to 0. */
+function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 'ith' | 'nth' | 'node', Gpr>>): void {
+  const { a, f, sizes, locals } = c;
+  const { shape } = sizes;
+  const { step } = stepLayout;
+  a.movsxd(ith, ith);
+  a.movsxd(nth, nth);
+  a.mov(locals.node, node);
+  a.mov(locals.numThreads, nth);
+  a.mov(c.scratch, mem(node, nodeField.scratchBytes));
+  a.imul(c.scratch, ith);
+  a.add(c.scratch, mem(node, nodeField.scratch));
+  withGprs(c, 2, (value, block) => {
+    for (const field of ['window', 'keyOffset', 'valueOffset'] as const) {
+      a.mov(value, mem(node, nodeField[field]));
+      a.mov(locals[field], value);
+    }
+    a.mov(block, mem(node, nodeField.stepCell));
+    a.mov(block, mem(block));
+    a.mov(locals.step, block);
+    a.movsxd(value, mem(block, step.numTiles));
+    a.imul3(value, value, shape.numKvHeads);
+    a.mov(locals.numUnits, value);
+    const query = f.gpr();
+    a.mov(query, mem(dst, tensorField.src));
+    for (const [local, field] of [
+      [locals.queryData, tensorField.data],
+      [locals.queryHeadStride, tensorField.nb + 8],
+      [locals.queryTokenStride, tensorField.nb + 16],
+    ] as const) {
+      a.mov(value, mem(query, field));
+      a.mov(local, value);
+    }
+    f.release(query);
+    const out = dst;
+    a.mov(out, mem(dst, tensorField.data));
+    a.mov(locals.outData, out);
+
+    const [end, place] = [f.gpr(), f.gpr()];
+    const token = ith;
+    a.movsxd(end, mem(block, step.paddedTokens));
+    a.movsxd(value, mem(block, step.numTokens));
+    a.add(token, value);
+    const padding = a.label('padding');
+    const done = a.label('padding_done');
+    const zero = xmm(0);
+    a.bind(padding);
+    a.cmp(token, end);
+    a.jge(done);
+    const rowBytes = shape.numHeads * shape.headDim * 4;
+    a.imul3(place, token, rowBytes);
+    a.add(place, out);
+    a.mov(value, rowBytes / 64);
+    a.vxorps(zero, zero, zero);
+    const line = a.here('padding_line');
+    for (let at = 0; at < 64; at += 16) a.vmovups(mem(place, at), zero);
+    a.add(place, 64);
+    a.sub(value, 1);
+    a.jne(line);
+    a.add(token, nth);
+    a.jmp(padding);
+    a.bind(done);
+    f.release(end, place);
+  });
+}
+
+/** Claims the next unit: its tile and kv head to locals; `finished` when there is none. */
+function emitClaim(c: Context, finished: Parameters<typeof c.a.jge>[0]): void {
+  const { a, f, sizes, locals } = c;
+  const { tile } = stepLayout;
+  const [unit, node] = [f.take(rax), f.gpr()];
+  a.mov(unit, 1);
+  a.mov(node, locals.node);
+  a.lockXadd(mem(node, nodeField.claimed), unit);
+  a.cmp(unit, locals.numUnits);
+  a.jge(finished);
+  f.release(node);
+  const head = f.take(rdx);
+  withGprs(c, 2, (record, value) => {
+    a.mov(value, sizes.shape.numKvHeads);
+    a.mov(r32(head), 0);
+    a.div(value);
+    a.mov(locals.kvHead, head);
+    a.imul3(record, unit, stepLayout.tileBytes);
+    a.mov(value, locals.step);
+    a.add(record, mem(value, stepLayout.step.tiles));
+    a.add(record, value);
+    a.add(value, mem(record, tile.segments));
+    a.mov(locals.segment, value);
+    for (const field of ['firstToken', 'firstPosition', 'numTokens'] as const) {
+      a.movsxd(value, mem(record, tile[field]));
+      a.mov(locals[field], value);
+    }
+    a.imul3(value, value, sizes.group); // numTokens came last
+    a.mov(locals.numRows, value);
+  });
+  f.release(unit, head);
+}
+
+/** The tile's queries times the scale, row by row (token, then head), to scratch; rows start empty. */
+function emitQueries(c: Context): void {
+  const { a, sizes, locals } = c;
+  const { scratch, shape, group } = sizes;
+  const lanes = new Lanes(a, c.isa);
+  const [scale, values, zero] = [lanes.takeSplat(), lanes.take(), lanes.takeSplat()];
+  lanes.zero(zero);
+  withGprs(c, 6, (token, source, out, head, row, value) => {
+    a.mov(value, locals.node);
+    lanes.broadcast(scale, mem(value, nodeField.queryScale));
+    a.lea(out, scratchAt(c, scratch.queries));
+    a.mov(token, 0);
+    a.mov(row, 0);
+    const tokens = a.here('query_token');
+    a.mov(source, locals.firstToken);
+    a.add(source, token);
+    a.imul(source, locals.queryTokenStride);
+    a.imul3(value, locals.kvHead, group);
+    a.imul(value, locals.queryHeadStride);
+    a.add(source, value);
+    a.add(source, locals.queryData);
+    a.mov(head, group);
+    const heads = a.here('query_head');
+    for (let d = 0; d < shape.headDim; d += NUM_LANES) {
+      lanes.op('vmulps', values, scale, mem(source, 4 * d));
+      lanes.store(mem(out, 4 * d), values);
+      lanes.store(mem(out, 4 * d + scratch.sums - scratch.queries), zero);
+    }
+    a.mov(sized(mem(c.scratch, scratch.maxima, { index: row, scale: 4 }), 4), floatBits(LOWEST_MAX));
+    a.mov(sized(mem(c.scratch, scratch.totals, { index: row, scale: 4 }), 4), 0);
+    a.add(out, shape.headDim * 4);
+    a.add(source, locals.queryHeadStride);
+    a.add(row, 1);
+    a.sub(head, 1);
+    a.jne(heads);
+    a.add(token, 1);
+    a.cmp(token, locals.numTokens);
+    a.jl(tokens);
+  });
+}
+
+const floatBits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0] ?? 0;
+
+/** The first position that the tile's first token sees, rounded down to a tile of 16. */
+function emitFirstChunk(c: Context): void {
+  const { a, locals } = c;
+  withGprs(c, 2, (position, zero) => {
+    a.mov(position, locals.firstPosition);
+    a.add(position, 1);
+    a.sub(position, locals.window);
+    a.mov(zero, 0);
+    a.cmp(position, zero);
+    a.cmovl(position, zero);
+    a.and(position, -NUM_LANES);
+    a.mov(locals.position, position);
+  });
+}
+
+/** The chunk from `position` on: to the next multiple of 512, or the position behind the tile's last token. */
+function emitChunkBounds(c: Context): void {
+  const { a, locals } = c;
+  withGprs(c, 4, (position, start, end, last) => {
+    a.mov(position, locals.position);
+    a.mov(start, position);
+    a.and(start, -CHUNK_POSITIONS);
+    a.mov(locals.chunkStart, start);
+    a.lea(end, mem(start, CHUNK_POSITIONS));
+    a.mov(last, locals.firstPosition);
+    a.add(last, locals.numTokens);
+    a.cmp(end, last);
+    a.cmovg(end, last);
+    a.mov(locals.chunkEnd, end);
+    a.sub(position, start);
+    a.mov(locals.firstColumn, position);
+    a.sub(end, start);
+    a.add(end, NUM_LANES - 1);
+    a.and(end, -NUM_LANES);
+    a.mov(locals.endColumn, end);
+    a.sub(end, position);
+    a.shr(end, Math.log2(NUM_LANES));
+    a.mov(locals.numTiles, end);
+  });
+}
+
+/** Addresses of the chunk's tiles: page, plus head and place within the block. */
+function emitTileAddresses(c: Context): void {
+  const { a, sizes, locals } = c;
+  const { segment, segmentBytes } = stepLayout;
+  const { blockTokens } = sizes.shape;
+  withGprs(c, 6, (position, place, tile, record, end, value) => {
+    a.mov(position, locals.position);
+    a.mov(tile, 0);
+    a.mov(record, locals.segment);
+    const tiles = a.here('address');
+    const found = a.label('segment_found');
+    const find = a.here('segment');
+    a.movsxd(place, mem(record, segment.firstPosition));
+    a.movsxd(end, mem(record, segment.numTokens));
+    a.add(end, place);
+    a.cmp(position, end);
+    a.jl(found);
+    a.add(record, segmentBytes);
+    a.jmp(find);
+    a.bind(found);
+    // Position in the segment, then its block's page and its place there.
+    a.neg(place);
+    a.add(place, position);
+    a.mov(value, place);
+    a.sar(value, Math.log2(blockTokens));
+    a.mov(end, locals.node);
+    a.imul(value, mem(end, nodeField.pageBytes));
+    a.and(place, blockTokens - 1);
+    a.imul3(place, place, sizes.tokenBytes);
+    a.add(place, value);
+    a.add(place, mem(record, segment.page));
+    a.imul3(value, locals.kvHead, sizes.headBytes);
+    a.add(place, value);
+    a.mov(mem(c.scratch, sizes.scratch.tiles, { index: tile, scale: 8 }), place);
+    a.add(position, NUM_LANES);
+    a.add(tile, 1);
+    a.cmp(tile, locals.numTiles);
+    a.jl(tiles);
+    a.mov(locals.segment, record);
+  });
+}
+
+/** Accumulators divided by their sums of weights, to dst. */
+function emitOutputs(c: Context): void {
+  const { a, sizes, locals } = c;
+  const { scratch, shape, group } = sizes;
+  const lanes = new Lanes(a, c.isa);
+  const [inverse, total, values] = [lanes.take(), lanes.take(), lanes.take()];
+  withGprs(c, 6, (token, out, source, head, row, value) => {
+    a.mov(token, 0);
+    a.mov(row, 0);
+    a.lea(source, scratchAt(c, scratch.sums));
+    const tokens = a.here('output_token');
+    a.mov(out, locals.firstToken);
+    a.add(out, token);
+    a.imul3(out, out, shape.numHeads * shape.headDim * 4);
+    a.imul3(value, locals.kvHead, group * shape.headDim * 4);
+    a.add(out, value);
+    a.add(out, locals.outData);
+    a.mov(head, group);
+    const heads = a.here('output_head');
+    lanes.broadcast(total, mem(c.scratch, scratch.totals, { index: row, scale: 4 }));
+    lanes.load(inverse, lanes.constant(1));
+    lanes.op('vdivps', inverse, inverse, total);
+    for (let d = 0; d < shape.headDim; d += NUM_LANES) {
+      lanes.op('vmulps', values, inverse, mem(source, 4 * d));
+      lanes.store(mem(out, 4 * d), values);
+    }
+    a.add(source, shape.headDim * 4);
+    a.add(out, shape.headDim * 4);
+    a.add(row, 1);
+    a.sub(head, 1);
+    a.jne(heads);
+    a.add(token, 1);
+    a.cmp(token, locals.numTokens);
+    a.jl(tokens);
+  });
+}
+
+/** The last thread to finish leaves the counters ready for the next node. */
+function emitFinish(c: Context): void {
+  const { a, locals } = c;
+  withGprs(c, 2, (node, count) => {
+    a.mov(node, locals.node);
+    a.mov(count, 1);
+    a.lockXadd(mem(node, nodeField.finished), count);
+    a.add(count, 1);
+    a.cmp(count, locals.numThreads);
+    a.jne(c.f.exit);
+    a.mov(sized(mem(node, nodeField.claimed), 8), 0);
+    a.mov(sized(mem(node, nodeField.finished), 8), 0);
+  });
+}

@@ -1,0 +1,227 @@
+// Owns what the phases of the attention kernel share: sizes, scratch memory, locals.
+// Legend: R query rows of a tile (its tokens x the heads of one kv head), K head dim, C chunk positions.
+import type { Assembler } from '../../asm/assembler.ts';
+import type { Frame } from '../../asm/function.ts';
+import { type Mem, mem } from '../../asm/operands.ts';
+import type { Gpr } from '../../asm/registers.ts';
+import type { Isa } from '../../cpu-features.ts';
+import { CHUNK_POSITIONS, elementBytes, type KvShape, tileTokens } from '../abi.ts';
+import { NUM_LANES } from '../lanes.ts';
+
+/** Bytes of one virtual vector of floats. */
+export const WIDE_BYTES = 4 * NUM_LANES;
+
+/** Below every score that can occur; the maximum of a chunk starts here, so that it is finite. */
+export const LOWEST_MAX = -1e30;
+/** Masked scores: far below LOWEST_MAX, so that their weight is exactly 0 whatever the maximum is. */
+export const MASKED = -3e38;
+
+/**
+ * Register blocking. `scoreRows` x `scoreTiles` and the products in `values.ts` keep this many accumulators; it changes
+ * no result.
+ */
+export interface Blocking {
+  /** Query rows at a time, at most. */
+  readonly maxRows: number;
+  /** Tiles of 16 positions whose scores are computed side by side. */
+  readonly scoreTiles: number;
+  /** Accumulators of 16 lanes: rows x columns. */
+  readonly accumulators: number;
+}
+
+const blockings: Readonly<Record<Isa, Blocking>> = {
+  // 16 registers: 6 accumulators of two, an operand of two, a broadcast.
+  avx2: { maxRows: 6, scoreTiles: 1, accumulators: 6 },
+  // 32 registers; two tiles keep enough sums in flight for two multiply-adds per cycle.
+  avx512: { maxRows: 12, scoreTiles: 2, accumulators: 24 },
+};
+
+/** Byte offsets in a thread's scratch memory. */
+export interface ScratchLayout {
+  /** [R,K] queries times the scale. */
+  readonly queries: number;
+  /** [K,16 * scoreTiles] keys of one or two tiles, transposed. */
+  readonly keys: number;
+  /** [R,C] scores, then weights; rows `scoreStride` bytes apart. */
+  readonly scores: number;
+  readonly scoreStride: number;
+  /** [R,K] accumulators of all chunks so far. */
+  readonly sums: number;
+  /** [R] running maximum and sum; factors of the old and the new accumulators when a chunk is merged. */
+  readonly maxima: number;
+  readonly totals: number;
+  readonly keep: number;
+  readonly add: number;
+  /** [C / 16] addresses of the chunk's tiles: page plus place in the page, without the layer's key or value offset. */
+  readonly tiles: number;
+  readonly numBytes: number;
+}
+
+function scratchLayout(maxRows: number, headDim: number, scoreTiles: number): ScratchLayout {
+  let end = 0;
+  const section = (numBytes: number): number => {
+    const start = end;
+    end += Math.ceil(numBytes / 64) * 64;
+    return start;
+  };
+  // One cache line more than the chunk keeps equal columns of different rows out of the same cache set.
+  const scoreStride = CHUNK_POSITIONS * 4 + 64;
+  return {
+    queries: section(maxRows * headDim * 4),
+    keys: section(headDim * scoreTiles * WIDE_BYTES),
+    scores: section(maxRows * scoreStride),
+    scoreStride,
+    sums: section(maxRows * headDim * 4),
+    maxima: section(maxRows * 4),
+    totals: section(maxRows * 4),
+    keep: section(maxRows * 4),
+    add: section(maxRows * 4),
+    tiles: section((CHUNK_POSITIONS / NUM_LANES) * 8),
+    numBytes: Math.ceil(end / 4096) * 4096,
+  };
+}
+
+export interface Sizes {
+  readonly shape: KvShape;
+  /** Query heads that share a kv head. */
+  readonly group: number;
+  readonly tileTokens: number;
+  readonly blocking: Blocking;
+  readonly scratch: ScratchLayout;
+  readonly elementBytes: number;
+  /** Between tokens of a head, and heads of a layer, in a page. */
+  readonly tokenBytes: number;
+  readonly headBytes: number;
+}
+
+export function sizesOf(shape: KvShape, isa: Isa): Sizes {
+  const group = shape.numHeads / shape.numKvHeads;
+  const tokens = tileTokens(shape);
+  const tokenBytes = shape.headDim * elementBytes(shape);
+  const blocking = blockings[isa];
+  return {
+    shape,
+    group,
+    tileTokens: tokens,
+    blocking,
+    scratch: scratchLayout(tokens * group, shape.headDim, blocking.scoreTiles),
+    elementBytes: elementBytes(shape),
+    tokenBytes,
+    headBytes: tokenBytes * shape.blockTokens,
+  };
+}
+
+/** Values of the current node, unit and chunk, each in 8 bytes of the stack. */
+export interface Locals {
+  readonly node: Mem;
+  readonly step: Mem;
+  readonly numThreads: Mem;
+  readonly numUnits: Mem;
+  readonly queryData: Mem;
+  readonly queryHeadStride: Mem;
+  readonly queryTokenStride: Mem;
+  readonly outData: Mem;
+  readonly window: Mem;
+  readonly keyOffset: Mem;
+  readonly valueOffset: Mem;
+  /** The tile: */
+  readonly kvHead: Mem;
+  readonly firstToken: Mem;
+  readonly numTokens: Mem;
+  readonly numRows: Mem;
+  readonly firstPosition: Mem;
+  readonly segment: Mem;
+  /** The chunk: positions [position, chunkEnd), relative to its start [firstColumn, endColumn). */
+  readonly position: Mem;
+  readonly chunkEnd: Mem;
+  readonly chunkStart: Mem;
+  readonly firstColumn: Mem;
+  readonly endColumn: Mem;
+  readonly numTiles: Mem;
+  /** Free for a phase. */
+  readonly spare: Mem;
+}
+
+export function takeLocals(f: Frame): Locals {
+  return {
+    node: f.local(),
+    step: f.local(),
+    numThreads: f.local(),
+    numUnits: f.local(),
+    queryData: f.local(),
+    queryHeadStride: f.local(),
+    queryTokenStride: f.local(),
+    outData: f.local(),
+    window: f.local(),
+    keyOffset: f.local(),
+    valueOffset: f.local(),
+    kvHead: f.local(),
+    firstToken: f.local(),
+    numTokens: f.local(),
+    numRows: f.local(),
+    firstPosition: f.local(),
+    segment: f.local(),
+    position: f.local(),
+    chunkEnd: f.local(),
+    chunkStart: f.local(),
+    firstColumn: f.local(),
+    endColumn: f.local(),
+    numTiles: f.local(),
+    spare: f.local(),
+  };
+}
+
+/** What every phase is given. */
+export interface Context {
+  readonly a: Assembler;
+  readonly f: Frame;
+  readonly isa: Isa;
+  readonly sizes: Sizes;
+  readonly locals: Locals;
+  /** The thread's scratch memory. */
+  readonly scratch: Gpr;
+}
+
+/** A place in the thread's scratch memory. */
+export const scratchAt = (c: Context, offset: number): Mem => mem(c.scratch, offset);
+
+/** Takes registers for the time of `body`. */
+export function withGprs(c: Context, count: number, body: (...registers: Gpr[]) => void): void {
+  const registers = Array.from({ length: count }, () => c.f.gpr());
+  body(...registers);
+  c.f.release(...registers);
+}
+
+/**
+ * Runs `body(n)` for the rows of a tile, as many at a time as registers hold, then the rest; `remaining` counts down
+ * from the number of rows. `body` must leave its pointers at the next row.
+ */
+export function forRowGroups(c: Context, remaining: Gpr, name: string, body: (numRows: number) => void): void {
+  const { a, sizes } = c;
+  const { maxRows } = sizes.blocking;
+  const full = a.here(`${name}_rows`);
+  const rest = a.label(`${name}_rest`);
+  const done = a.label(`${name}_done`);
+  a.cmp(remaining, maxRows);
+  a.jl(rest);
+  body(maxRows);
+  a.sub(remaining, maxRows);
+  a.jmp(full);
+  a.bind(rest);
+  for (let rows = maxRows - 1; rows > 0; rows--) {
+    if (!canRemain(sizes, rows)) continue;
+    const next = a.label(`${name}_not_${rows}`);
+    a.cmp(remaining, rows);
+    a.jne(next);
+    body(rows);
+    a.jmp(done);
+    a.bind(next);
+  }
+  a.bind(done);
+}
+
+/** Whether a tile's number of rows (a multiple of the group) can leave this rest. */
+function canRemain({ group, tileTokens: most, blocking }: Sizes, rest: number): boolean {
+  for (let tokens = 1; tokens <= most; tokens++) if ((tokens * group) % blocking.maxRows === rest) return true;
+  return false;
+}

@@ -1,0 +1,226 @@
+// Owns the second phase of a chunk: scores become weights, and each row learns how the chunk joins those before it.
+import type { GprOrMem } from '../../asm/operands.ts';
+import { type Mem, mem, ripMem } from '../../asm/operands.ts';
+import { type Gpr, xmm } from '../../asm/registers.ts';
+import { nodeField } from '../abi.ts';
+import { emitExp2 } from '../exp2.ts';
+import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
+import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
+
+/**
+ * For each row with the visible columns [low, high) of the chunk:
+ *   m = max score, w = 2^(score - m), 0 where not visible; l = sum of w in 16 lanes (column mod 16), then folded
+ *   M' = max(M, m), keep = 2^(M - M'), add = 2^(m - M'), L = L keep + l add
+ * A row that sees nothing of the chunk gets weights 0, keep 1, add 0.
+ */
+export function emitSoftmax(c: Context): void {
+  const { a, sizes, locals } = c;
+  withGprs(c, 5, (token, row, low, high, zero) => {
+    a.mov(token, 0);
+    a.mov(row, 0);
+    const tokens = a.here('softmax_token');
+    a.mov(high, locals.firstPosition);
+    a.add(high, token);
+    a.sub(high, locals.chunkStart);
+    a.add(high, 1);
+    a.mov(low, high);
+    a.sub(low, locals.window);
+    a.mov(zero, 0);
+    a.cmp(low, zero);
+    a.cmovl(low, zero);
+    a.cmp(high, locals.endColumn);
+    a.cmovg(high, locals.endColumn);
+    const groupEnd = locals.spare;
+    a.lea(zero, mem(row, sizes.group));
+    a.mov(groupEnd, zero);
+    const rows = a.here('softmax_row');
+    emitRow(c, { row, low, high });
+    a.add(row, 1);
+    a.cmp(row, groupEnd);
+    a.jl(rows);
+    a.add(token, 1);
+    a.cmp(token, locals.numTokens);
+    a.jl(tokens);
+  });
+}
+
+interface Row {
+  readonly row: Gpr;
+  /** Visible columns [low, high). */
+  readonly low: Gpr;
+  readonly high: Gpr;
+}
+
+/** A row's columns in whole vectors: [from, to) of those at `scores`; `column` runs over them. */
+interface Columns {
+  readonly scores: Gpr;
+  readonly from: Gpr;
+  readonly to: Gpr;
+  readonly column: Gpr;
+}
+
+function emitRow(c: Context, { row, low, high }: Row): void {
+  const { a, sizes, locals } = c;
+  const { scratch, shape } = sizes;
+  const lanes = new Lanes(a, c.isa);
+  withGprs(c, 4, (scores, from, to, column) => {
+    const columns: Columns = { scores, from, to, column };
+    const hidden = a.label('hidden');
+    const done = a.label('row_done');
+    a.imul3(scores, row, scratch.scoreStride);
+    a.lea(scores, mem(c.scratch, scratch.scores, { index: scores }));
+    a.cmp(low, high);
+    a.jge(hidden);
+    a.mov(from, low);
+    a.and(from, -NUM_LANES);
+    a.lea(to, mem(high, NUM_LANES - 1));
+    a.and(to, -NUM_LANES);
+    if (shape.hasSoftCap) emitSoftCap(c, lanes, columns);
+    emitMasks(c, lanes, columns, low, high);
+    const most = emitMaximum(c, lanes, columns);
+    const sum = emitWeights(c, lanes, columns, most);
+    emitMerge(c, lanes, row, most, sum);
+    emitZeros(c, lanes, columns, locals.firstColumn, from);
+    emitZeros(c, lanes, columns, to, locals.endColumn);
+    a.jmp(done);
+
+    a.bind(hidden);
+    emitZeros(c, lanes, columns, locals.firstColumn, locals.endColumn);
+    a.vmovss(xmm(0), a.f32(1));
+    a.vmovss(rowValue(c, scratch.keep, row), xmm(0));
+    a.vxorps(xmm(0), xmm(0), xmm(0));
+    a.vmovss(rowValue(c, scratch.add, row), xmm(0));
+    a.bind(done);
+  });
+}
+
+const rowValue = (c: Context, section: number, row: Gpr): Mem => mem(c.scratch, section, { index: row, scale: 4 });
+const at = ({ scores, column }: Columns): Mem => mem(scores, 0, { index: column, scale: 4 });
+
+/** Runs `body` for the vectors of columns [from, to); maybe not at all. */
+function forColumns(c: Context, column: Gpr, from: GprOrMem, to: GprOrMem, name: string, body: () => void): void {
+  const { a } = c;
+  const done = a.label(`${name}_done`);
+  a.mov(column, from);
+  a.cmp(column, to);
+  a.jge(done);
+  const loop = a.here(name);
+  body();
+  a.add(column, NUM_LANES);
+  a.cmp(column, to);
+  a.jl(loop);
+  a.bind(done);
+}
+
+function emitZeros(c: Context, lanes: Lanes, columns: Columns, from: GprOrMem, to: GprOrMem): void {
+  const zero = lanes.takeSplat();
+  lanes.zero(zero);
+  forColumns(c, columns.column, from, to, 'hide', () => lanes.store(at(columns), zero));
+  lanes.release(zero);
+}
+
+/** score = cap * tanh(score), with tanh(x) = 1 - 2 / (e^2x + 1); |2x log2(e)| is cut where tanh is 1 as a float. */
+function emitSoftCap(c: Context, lanes: Lanes, columns: Columns): void {
+  const { a, locals } = c;
+  const [x, n, power, cap] = [lanes.take(), lanes.take(), lanes.take(), lanes.takeSplat()];
+  a.mov(columns.column, locals.node);
+  lanes.broadcast(cap, mem(columns.column, nodeField.softCap));
+  forColumns(c, columns.column, columns.from, columns.to, 'soft_cap', () => {
+    lanes.load(x, at(columns));
+    lanes.op('vmulps', x, x, lanes.constant(2 * Math.LOG2E));
+    lanes.op('vminps', x, x, lanes.constant(30));
+    emitExp2(lanes, x, n, power);
+    lanes.op('vaddps', x, x, lanes.constant(1));
+    lanes.load(n, lanes.constant(2));
+    lanes.op('vdivps', n, n, x);
+    lanes.load(x, lanes.constant(1));
+    lanes.op('vsubps', x, x, n);
+    lanes.op('vmulps', x, x, cap);
+    lanes.store(at(columns), x);
+  });
+  lanes.release(x, n, power, cap);
+}
+
+/** MASKED for the columns before `low` in the first vector, and from `high` on in the last. */
+function emitMasks(c: Context, lanes: Lanes, columns: Columns, low: Gpr, high: Gpr): void {
+  const { a } = c;
+  const { from, to, column, scores } = columns;
+  const all = new Int32Array(NUM_LANES).fill(-1);
+  const none = new Int32Array(NUM_LANES);
+  // Read at -n from `below` for "the first n lanes", at -n from `above` for all but those.
+  const table = a.constant(Int32Array.from([...all, ...none, ...all]));
+  const [below, above] = [NUM_LANES * 4, NUM_LANES * 8];
+  const [kept, hidden] = [lanes.take(), lanes.take()];
+  const apply = (maskOffset: number, place: Mem): void => {
+    lanes.load(kept, mem(column, maskOffset));
+    lanes.op('vandnps', hidden, kept, lanes.constant(MASKED));
+    lanes.op('vandps', kept, kept, place);
+    lanes.op('vorps', kept, kept, hidden);
+    lanes.store(place, kept);
+  };
+  withGprs(c, 1, (count) => {
+    const address = (first: Gpr, second: Gpr): void => {
+      a.mov(count, first);
+      a.sub(count, second);
+      a.shl(count, 2);
+      a.lea(column, ripMem(table));
+      a.sub(column, count);
+    };
+    address(low, from);
+    apply(above, mem(scores, 0, { index: from, scale: 4 }));
+    // high - (to - 16) lanes of the last vector are visible.
+    address(high, to);
+    apply(below - NUM_LANES * 4, mem(scores, -NUM_LANES * 4, { index: to, scale: 4 }));
+  });
+  lanes.release(kept, hidden);
+}
+
+/** The largest score, at least LOWEST_MAX, in every lane. */
+function emitMaximum(c: Context, lanes: Lanes, columns: Columns): Wide {
+  const [most, temporary] = [lanes.take(), lanes.take()];
+  lanes.load(most, lanes.constant(LOWEST_MAX));
+  forColumns(c, columns.column, columns.from, columns.to, 'maximum', () => {
+    lanes.op('vmaxps', most, most, at(columns));
+  });
+  lanes.spread(most, lanes.fold('vmaxps', most, temporary));
+  lanes.release(temporary);
+  return most;
+}
+
+/** Scores become weights; returns the xmm register with their sum, in a wide value of its own. */
+function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wide {
+  const [sum, x, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
+  lanes.zero(sum);
+  forColumns(c, columns.column, columns.from, columns.to, 'weight', () => {
+    lanes.load(x, at(columns));
+    lanes.op('vsubps', x, x, most);
+    emitExp2(lanes, x, n, power);
+    lanes.store(at(columns), x);
+    lanes.op('vaddps', sum, sum, x);
+  });
+  lanes.spread(sum, lanes.fold('vaddps', sum, x));
+  lanes.release(x, n, power);
+  return sum;
+}
+
+/** Merges maximum and sum of the chunk into the row's, and leaves the factors of the accumulators. */
+function emitMerge(c: Context, lanes: Lanes, row: Gpr, most: Wide, sum: Wide): void {
+  const { a, sizes } = c;
+  const { maxima, totals, keep, add } = sizes.scratch;
+  const [old, both, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
+  const low = (wide: Wide) => xmm(wide[0]?.id ?? 0);
+  lanes.broadcast(old, rowValue(c, maxima, row));
+  lanes.op('vmaxps', both, old, most);
+  a.vmovss(rowValue(c, maxima, row), low(both));
+  lanes.op('vsubps', old, old, both);
+  lanes.op('vsubps', most, most, both);
+  emitExp2(lanes, old, n, power);
+  emitExp2(lanes, most, n, power);
+  a.vmovss(rowValue(c, keep, row), low(old));
+  a.vmovss(rowValue(c, add, row), low(most));
+  lanes.broadcast(both, rowValue(c, totals, row));
+  lanes.op('vmulps', both, both, old);
+  lanes.op('vfmadd231ps', both, sum, most);
+  a.vmovss(rowValue(c, totals, row), low(both));
+  lanes.release(old, both, n, power, most, sum);
+}
