@@ -7,7 +7,7 @@ import { mem } from '../asm/operands.ts';
 import { rax, rcx, rdx, rsi, r32, xmm } from '../asm/registers.ts';
 import { rowField } from './sampler-abi.ts';
 import { hashLastShift, hashSteps, maxNoise, maxUniform } from './sampler-math.ts';
-import { numChunks, type RowCode, row, scaled } from './sampler-scan.ts';
+import { numChunks, type RowCode, row, scaled } from './sampler-row.ts';
 import { compare } from './sampler-vector.ts';
 
 /** Vector registers. In every lane: threshold, B less its slack, key words. Per lane: best score and its id. */

@@ -6,7 +6,7 @@ import { type Label, mem } from '../asm/operands.ts';
 import { type Gpr, r8, r9, r10, r11, r32, rax, rcx, rdi, rdx, rsi, xmm } from '../asm/registers.ts';
 import { rowField } from './sampler-abi.ts';
 import { maxFloat } from './sampler-math.ts';
-import { numChunks, type RowCode, row, scaled } from './sampler-scan.ts';
+import { chunkBytes, numChunks, type RowCode, row, scaled } from './sampler-row.ts';
 import { compare } from './sampler-vector.ts';
 
 /** Vector registers. In every lane: the largest scaled logit, the value in question. In lane 0: the others. */
@@ -16,7 +16,6 @@ const [threshold, target, guess, upper] = [15, 12, 11, 10];
 /** General registers: the chunks in question. */
 const [first, end] = [rdi, r10];
 
-const chunkBytes = 64;
 /** Further below the maximum than this, a token's weight is exactly 0 (minExponent · ln 2 is -87.3). */
 const weightlessBelow = 88;
 /** Where top-p first looks, below the maximum: there is hardly any mass further down. */

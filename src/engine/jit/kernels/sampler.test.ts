@@ -7,7 +7,7 @@ import { outputKind } from '../../scheduler/plan.ts';
 import type { LogitEdits, SampleRow } from '../../scheduler/sampling-params.ts';
 import { canExecute } from '../asm/exec-memory.ts';
 import { type Isa, supportedIsas } from '../cpu-features.ts';
-import { SamplerRig } from './sampler.test-support.ts';
+import { KernelRig } from '../../sampler/testing/kernel-rig.ts';
 
 const numRuns = process.env['XLLM_TEST_FULL'] ? 4000 : 400;
 
@@ -124,7 +124,7 @@ const isas = probe.ok ? supportedIsas() : [];
 
 describe.each(['avx2', 'avx512'] as const satisfies Isa[])('%s', (isa) => {
   const runs = isas.includes(isa);
-  const rig = runs ? new SamplerRig(isa) : null;
+  const rig = runs ? new KernelRig(isa) : null;
   afterAll(() => rig?.free());
   const check = test.skipIf(!runs);
 

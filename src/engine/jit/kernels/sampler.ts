@@ -7,12 +7,8 @@ import type { Isa } from '../cpu-features.ts';
 import { tensorField } from './abi.ts';
 import { headerBytes, headerField, resultField, resultFlag, rowBytes, rowField, rowMode } from './sampler-abi.ts';
 import { emitDraw } from './sampler-noise.ts';
+import { emitFindRawMax, emitRawMaxima, emitStats } from './sampler-raw.ts';
 import {
-  emitFindRawMax,
-  emitFindScaledMax,
-  emitRawMaxima,
-  emitScale,
-  emitStats,
   emitTail,
   logits,
   numChunks,
@@ -22,7 +18,8 @@ import {
   result,
   row,
   scaled,
-} from './sampler-scan.ts';
+} from './sampler-row.ts';
+import { emitFindScaledMax, emitScale } from './sampler-scale.ts';
 import { emitThreshold } from './sampler-threshold.ts';
 import { Simd } from './sampler-vector.ts';
 

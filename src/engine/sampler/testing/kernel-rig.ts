@@ -2,14 +2,14 @@
 import { koffi, viewMemory } from '../../ffi/koffi.ts';
 import { MAP, mmap, mprotect, munmap, PAGE_BYTES, PROT } from '../../ffi/libc.ts';
 import { allocateNative } from '../../ffi/memory.ts';
-import { sampleBlockBytes, writeSampleBlock } from '../../sampler/sample-block.ts';
-import { readSampleResults } from '../../sampler/sample-results.ts';
-import type { SamplerInput, SamplerOutput } from '../../sampler/sampler-task.ts';
-import { loadCode } from '../asm/exec-memory.ts';
-import type { Isa } from '../cpu-features.ts';
-import { tensorField } from './abi.ts';
-import { emitSampler } from './sampler.ts';
-import { resultElements, scratchBytes } from './sampler-abi.ts';
+import { sampleBlockBytes, writeSampleBlock } from '../sample-block.ts';
+import { readSampleResults } from '../sample-results.ts';
+import type { SamplerInput, SamplerOutput } from '../sampler-task.ts';
+import { loadCode } from '../../jit/asm/exec-memory.ts';
+import type { Isa } from '../../jit/cpu-features.ts';
+import { tensorField } from '../../jit/kernels/abi.ts';
+import { emitSampler } from '../../jit/kernels/sampler.ts';
+import { resultElements, scratchBytes } from '../../jit/kernels/sampler-abi.ts';
 
 type Kernel = (results: number, thread: number, numThreads: number, cell: number) => void;
 
@@ -21,7 +21,7 @@ function guarded(numBytes: number): { address: number; free: () => void } {
   return { address: base + usable - numBytes, free: () => munmap(base, usable + PAGE_BYTES) };
 }
 
-export class SamplerRig {
+export class KernelRig {
   readonly #code;
   readonly #kernel: Kernel;
 
