@@ -8,12 +8,12 @@ import type { InputLayout, InputMemory, StagedInputs } from '../tensor/inputs.ts
 export interface AttentionShape {
   /** Steps of equal key share a graph. */
   readonly key: string;
-  /** Whether graphs of this key come back often enough to be kept. */
-  readonly isCacheable: boolean;
   /** Claims the sections of the step's inputs; called once per graph and once per step, alike. */
   layout(layout: InputLayout): void;
-  /** After `layout`. */
+  /** After `layout`. May run while the previous step does. */
   fill(staged: StagedInputs): void;
+  /** Right before the filled step runs. */
+  start(): void;
   /** After `layout`. */
   build(g: Graph, inputs: InputMemory): Attention;
 }

@@ -156,7 +156,6 @@ interface CallInputs {
 
 class GgmlAttentionShape implements AttentionShape {
   readonly key: string;
-  readonly isCacheable = true;
   readonly #options: GgmlAttentionOptions;
   readonly #pools: readonly PoolView[];
   readonly #plan: StepPlan;
@@ -218,6 +217,8 @@ class GgmlAttentionShape implements AttentionShape {
     results.fill(results[last]!, last);
     for (const g of this.#pools.keys()) this.#fillGroup(staged, g);
   }
+
+  start(): void {}
 
   #fillGroup(staged: StagedInputs, g: number): void {
     const pool = this.#pools[g];

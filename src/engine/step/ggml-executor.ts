@@ -11,6 +11,7 @@ import { StagedInputs } from '../tensor/inputs.ts';
 import type { AttentionPath } from './attention-path.ts';
 import { roundUpTokens } from './buckets.ts';
 import type { Executor } from './executor.ts';
+import type { KernelChoice } from './kernel-code.ts';
 import { checkPlan } from './plan-check.ts';
 import type { SamplerPath } from './sampler-path.ts';
 import { layoutStep, shapeKey, StepGraph, type StepSections, type StepShape } from './step-graph.ts';
@@ -22,12 +23,16 @@ export interface GgmlExecutorOptions {
   readonly attention: AttentionPath;
   readonly sampler: SamplerPath;
   readonly pool: ComputePool;
+  readonly choice: KernelChoice;
+  readonly numericsId: string;
   /**
    * A sequence's results do not depend on what else is in the batch: products of float weights never have one row.
    * What else it takes is the attention path's.
    */
   readonly deterministic: boolean;
   /** Sees each step's raw logits [O,V], valid during the call: for tests that compare them. */
+  /** After everything else. */
+  readonly close: () => void;
   readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
 
@@ -53,6 +58,16 @@ export class GgmlExecutor implements Executor {
 
   constructor(options: GgmlExecutorOptions) {
     this.#options = options;
+  }
+
+  /** Which kernels run, and why. */
+  get choice(): KernelChoice {
+    return this.#options.choice;
+  }
+
+  /** Executors of equal id compute the same bits from equal weights. */
+  get numericsId(): string {
+    return this.#options.numericsId;
   }
 
   async prepare(plan: StepPlan): Promise<void> {
@@ -103,6 +118,7 @@ export class GgmlExecutor implements Executor {
     this.#fillPlaceholders(plan, prepared);
     prepared.staged.copyTo(graph.inputs);
     const { pool, sampler } = this.#options;
+    prepared.shape.attention.start();
     sampler.start(plan);
     await pool.run(graph.placed.graph.handle, graph.workBytes);
     const { logits, sampled } = graph.results();
@@ -153,6 +169,7 @@ export class GgmlExecutor implements Executor {
     this.#options.attention.close();
     this.#options.sampler.close();
     this.#options.pool.close();
+    this.#options.close();
     return Promise.resolve();
   }
 }

@@ -7,8 +7,9 @@ import { loadModel, type Model } from '../../models/model.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
 import type { SampleRow } from '../../scheduler/sampling-params.ts';
 import type { DTypePolicy } from '../../weights/dtype-policy.ts';
-import { createGgmlExecutor, type Kernels } from '../create-executor.ts';
+import { createGgmlExecutor } from '../create-executor.ts';
 import type { GgmlExecutor } from '../ggml-executor.ts';
+import type { Kernels } from '../kernel-code.ts';
 import { createPoolSpace } from './pool-space.ts';
 
 export interface RunnerOptions {
