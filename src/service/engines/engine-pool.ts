@@ -111,8 +111,10 @@ export class EnginePool implements EngineClient {
     const member = this.#members.get(key);
     if (!member) return;
     this.#members.delete(key);
+    // While it reconnects its loss has been told already.
+    const isNews = member.retry === null;
     if (member.retry) clearTimeout(member.retry);
     member.connection.close();
-    this.#events.onLost(member.record, reason);
+    if (isNews) this.#events.onLost(member.record, reason);
   }
 }
