@@ -237,6 +237,21 @@ describe('shutting down', () => {
     ).toBe(true);
   });
 
+  test('a client that goes in the middle of its body is no fault of ours', async () => {
+    await using server = await startServer();
+    const { hostname, port } = new URL(server.url);
+    const socket = connect({ host: hostname, port: Number(port) });
+    socket.write(
+      'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"a',
+      () => setTimeout(() => socket.destroy(), 20),
+    );
+    await expect
+      .poll(() => server.lines.filter(({ message }) => message === 'request').length, { timeout: 60_000 })
+      .toBe(1);
+    expect(server.lines.filter(({ level }) => level === 'error')).toEqual([]);
+    expect(server.lines.at(-1)).toMatchObject({ error: 'request_cancelled' });
+  });
+
   test('what is not HTTP gets an answer in the same shape', async () => {
     await using server = await startServer();
     const { hostname, port } = new URL(server.url);

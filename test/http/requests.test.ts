@@ -312,6 +312,23 @@ describe('what reaches the engine', () => {
     expect(parsed?.promptIds).toEqual(Int32Array.of(fakeTokens.bos, fakeTokens.eos));
   });
 
+  test('tokens spelled as ids', async () => {
+    await using server = await startServer();
+    const body = { max_tokens: 1, ignore_eos: true, return_tokens_as_token_ids: true };
+    const chat = await post(`${server.url}/v1/chat/completions`, {
+      ...body,
+      messages,
+      logprobs: true,
+      top_logprobs: 1,
+    });
+    const [entry] = (chat.body.choices?.[0]?.logprobs?.content ?? []) as unknown as Json[];
+    expect(textOf(entry?.token)).toMatch(/^token_id:\d+$/);
+    expect(entry?.top_logprobs?.[0]?.token).toBe(entry?.token);
+    const text = await post(`${server.url}/v1/completions`, { ...body, prompt: 'a', logprobs: 1 });
+    const { tokens, top_logprobs: top } = text.body.choices?.[0]?.logprobs ?? {};
+    expect(Object.keys(top?.[0] ?? {})).toEqual([tokens?.[0]]);
+  });
+
   test('several served names', async () => {
     await using server = await startServer({ config: { servedModelNames: ['big', 'org/small'] } });
     const list = (await (await fetch(`${server.url}/v1/models`)).json()) as Json;

@@ -21,7 +21,7 @@ export function errorHeaders({ status, retryAfterS }: XllmError): Readonly<Recor
   return seconds === null ? {} : { 'retry-after': String(Math.max(1, Math.ceil(seconds))) };
 }
 
-/** What the HTTP framework found wrong, by its code. */
+/** What the HTTP framework or Node found wrong, by its code. */
 const frameworkFaults: Readonly<Record<string, readonly [ErrorCode, string]>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: ['body_too_large', 'The body is larger than this server accepts.'],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['invalid_request', 'Send the body as JSON with "Content-Type: application/json".'],
@@ -29,6 +29,7 @@ const frameworkFaults: Readonly<Record<string, readonly [ErrorCode, string]>> = 
   FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid_request', 'The body is empty; send a JSON object.'],
   FST_ERR_BAD_URL: ['invalid_request', 'The path is not a valid URL.'],
   FST_ERR_ASYNC_CONSTRAINT: ['invalid_request', 'The request cannot be routed.'],
+  ECONNRESET: ['request_cancelled', 'The client went away.'],
   FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'The path is too long.'],
 };
 
