@@ -41,6 +41,11 @@ const engineOptions = {
   maxNumSeqs: count.default(64).describe('Most sequences computed in one step.'),
   maxNumBatchedTokens: count.default(512).describe('Token budget of one step.'),
   maxQueueLen: count.default(1024).describe('Most requests waiting; more are refused with 503.'),
+  maxQueueWaitS: z
+    .number()
+    .min(0)
+    .default(60)
+    .describe('Longest predicted wait; requests beyond it are refused with 503. 0: no limit.'),
   maxNumPartialPrefills: count.default(4).describe('Most prompts prefilled side by side.'),
   maxLongPartialPrefills: count.default(1).describe('Most long prompts among them.'),
   longPrefillThreshold: count.default(2048).describe('From how many tokens on a prompt counts as long.'),

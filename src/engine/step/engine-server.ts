@@ -27,8 +27,10 @@ import { type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
 /** What the server needs of the scheduler. */
 export interface HostedScheduler {
   add(spec: SequenceSpec, nowMs: number): Refusal | null;
-  /** Ends a sequence; of its generated tokens the first `keepTokens` count. */
-  abort(id: number, keepTokens?: number): void;
+  /** Ends a sequence and returns its last update; of its generated tokens the first `keepTokens` count. */
+  abort(id: number, keepTokens?: number): SequenceUpdate | null;
+  /** Ends what is past its deadline. */
+  expire(nowMs: number): readonly SequenceUpdate[];
   pause(id: number): void;
   resume(id: number): void;
 }
@@ -107,7 +109,12 @@ export class EngineServer {
     clearTimeout(timer);
   }
 
-  /** Sends what a commit produced: one message per replica with all of its sequences' tokens. */
+  /** To be called now and then: deadlines pass also while no step runs. */
+  expire(): void {
+    this.publish(0, this.#options.scheduler.expire(this.#options.clock.nowMs()));
+  }
+
+  /** Sends what a commit produced (step 0: what ended outside of one): one message per replica. */
   publish(stepId: number, updates: readonly SequenceUpdate[]): void {
     const batches = new Map<string, SequenceDelta[]>();
     for (const update of updates) {
@@ -176,7 +183,7 @@ export class EngineServer {
     for (const choice of choices) {
       const id = hosted.sequences[choice];
       if (id === undefined || !this.#sequences.has(id)) continue;
-      if (request.action === ControlRequest_Action.ABORT) scheduler.abort(id, request.keepTokens);
+      if (request.action === ControlRequest_Action.ABORT) this.#abort(id, request.keepTokens);
       else if (request.action === ControlRequest_Action.PAUSE) scheduler.pause(id);
       else if (request.action === ControlRequest_Action.RESUME) scheduler.resume(id);
     }
@@ -194,6 +201,11 @@ export class EngineServer {
         if (request.replica === replica) this.#options.scheduler.abort(id);
       this.#options.wake();
     });
+  }
+
+  #abort(id: number, keepTokens?: number): void {
+    const update = this.#options.scheduler.abort(id, keepTokens);
+    if (update) this.publish(0, [update]);
   }
 
   #forget(id: number, { request }: HostedSequence): void {

@@ -1,0 +1,153 @@
+// Owns the composition of one engine: model, KV cache, executor and scheduler, from options to a loop that can run.
+import { availableParallelism, cpus } from 'node:os';
+import type { Clock } from '../../common/clock.ts';
+import { openWeights } from '../../files/open-weights.ts';
+import { openGgml } from '../ffi/ggml.ts';
+import { readAvailableMemory } from '../kv/available-memory.ts';
+import { KvCache } from '../kv/kv-cache.ts';
+import { type MemoryPlan, planMemory } from '../kv/memory-plan.ts';
+import { createKvSpace, type KvSpaceOptions } from '../kv/spaces/create-space.ts';
+import { cacheGroups } from '../models/config.ts';
+import { loadModel, type Model } from '../models/model.ts';
+import { createEditsBuilder } from '../sampler/edits.ts';
+import { Scheduler } from '../scheduler/scheduler.ts';
+import type { SchedulerLimits, SchedulingPolicy } from '../scheduler/spec.ts';
+import type { DTypePolicy } from '../weights/dtype-policy.ts';
+import { createGgmlExecutor } from './create-executor.ts';
+import type { Executor } from './executor.ts';
+import type { Kernels } from './kernel-code.ts';
+
+export interface EngineLoadOptions {
+  readonly modelPath: string;
+  readonly modelName: string;
+  readonly dtype: DTypePolicy;
+  readonly kernels: Kernels;
+  readonly threads?: number | undefined;
+  readonly deterministic: boolean;
+  readonly maxModelLen?: number | undefined;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly maxQueueLen: number;
+  readonly maxQueueWaitS: number;
+  readonly maxNumPartialPrefills: number;
+  readonly maxLongPartialPrefills: number;
+  readonly longPrefillThreshold: number;
+  readonly schedulingPolicy: SchedulingPolicy;
+  readonly enablePrefixCaching: boolean;
+  readonly blockSize: number;
+  readonly kvLayout: KvSpaceOptions['layout'];
+  readonly kvCacheMemory?: number | undefined;
+}
+
+export interface LoadedEngine {
+  readonly model: Model;
+  readonly kv: KvCache;
+  readonly executor: Executor;
+  readonly scheduler: Scheduler;
+  readonly memory: MemoryPlan;
+  readonly numericsId: string;
+  /** For people: label → text. */
+  readonly summary: Readonly<Record<string, string>>;
+  close(): Promise<void>;
+}
+
+/** Outputs beyond one per sequence in a step: prompt log-probabilities come this many at a time. */
+const NUM_EXTRA_OUTPUTS = 64;
+
+/** Throws XllmError (model_file_invalid, model_unsupported, out_of_memory, native_unavailable, usage). */
+export async function loadEngine(options: EngineLoadOptions, clock: Clock): Promise<LoadedEngine> {
+  const startMs = clock.nowMs();
+  const ggml = openGgml();
+  const file = await openWeights(options.modelPath);
+  let model: Model;
+  try {
+    model = await loadModel(ggml, file, { dtype: options.dtype });
+  } finally {
+    file.close();
+  }
+  const groups = cacheGroups(model.config, model.kvElement);
+  const { blockSize: blockTokens, maxNumSeqs } = options;
+  const maxNumBatchedTokens = Math.max(options.maxNumBatchedTokens, maxNumSeqs);
+  const available = readAvailableMemory();
+  const memory = planMemory({
+    groups,
+    blockTokens,
+    maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
+    maxNumSeqs,
+    maxStepTokens: maxNumBatchedTokens,
+    availableBytes: available.bytes,
+    wantedBytes: options.kvCacheMemory ?? 0,
+  });
+  const { numPages, maxModelLen } = memory;
+  const { space, numRangeSlots, maxMappings } = await createKvSpace({
+    groups,
+    numPages,
+    blockTokens,
+    maxModelLen,
+    maxNumSeqs,
+    maxBatchedTokens: maxNumBatchedTokens,
+    layout: options.kvLayout,
+    // Called while steps run, which is after the cache below was made.
+    onShortage: (group, count) => kv.limitPages(group, count),
+  });
+  const numThreads = options.threads ?? availableParallelism();
+  const executor = createGgmlExecutor({
+    ggml,
+    model,
+    space,
+    kernels: options.kernels,
+    deterministic: options.deterministic,
+    numThreads,
+    polls: numThreads <= cpus().length,
+    maxNumSeqs,
+  });
+  const kv = new KvCache({
+    groups,
+    numPages,
+    blockTokens,
+    maxModelLen,
+    maxStepTokens: maxNumBatchedTokens,
+    numRangeSlots,
+    maxMappings,
+  });
+  const limits: SchedulerLimits = {
+    maxNumSeqs,
+    maxNumBatchedTokens,
+    maxNumOutputs: maxNumSeqs + NUM_EXTRA_OUTPUTS,
+    maxModelLen,
+    maxQueueLen: options.maxQueueLen,
+    maxQueueMs: options.maxQueueWaitS > 0 ? options.maxQueueWaitS * 1_000 : Number.POSITIVE_INFINITY,
+    maxNumPartialPrefills: options.maxNumPartialPrefills,
+    maxLongPartialPrefills: options.maxLongPartialPrefills,
+    longPrefillThreshold: options.longPrefillThreshold,
+  };
+  const scheduler = new Scheduler({
+    kv,
+    limits,
+    policy: options.schedulingPolicy,
+    edits: createEditsBuilder(model.config.stopTokenIds),
+    modelStopIds: model.config.stopTokenIds,
+    usesPrefixCache: options.enablePrefixCaching,
+    digestSeed: { model: options.modelName, numericsId: executor.numericsId },
+  });
+  return {
+    model,
+    kv,
+    executor,
+    scheduler,
+    memory,
+    numericsId: executor.numericsId,
+    summary: {
+      weights: `${(model.numBytes / 1e6).toFixed(0)} MB ${model.weightTypes.join(', ')}, read in ${((clock.nowMs() - startMs) / 1000).toFixed(1)} s`,
+      memory: memory.summary.join('; '),
+      'KV layout': `${space.layout} (${space.reason})`,
+      context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
+      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${executor.choice.kernels} (${executor.choice.reason}), ggml ${ggml.version} (${ggml.variant})`,
+    },
+    close: async () => {
+      await executor.close();
+      space.close();
+      model.close();
+    },
+  };
+}
