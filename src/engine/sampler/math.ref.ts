@@ -77,7 +77,7 @@ export function ln32(x: number): number {
 }
 
 /** -ln(1 - v) for v in [2^-32, 1 - 2^-24], with a small relative error for small v too: v itself is the fraction then. */
-function minusLn1m(v: number): number {
+export function minusLn1m(v: number): number {
   const pattern = bitsOf(f32(1 - v));
   const k = (pattern - sqrtHalfBits) >> 23;
   const f = k === 0 ? -v : f32(floatOf(pattern - (k << 23)) - 1);
