@@ -237,6 +237,8 @@ test.each(setups)('random operations keep every sequence readable: %s', (_, grou
           } else if (step.op === 'truncate') world.truncate(at, at.tokens.length - step.by);
           else world.free(at);
           world.check();
+          const { numMappings } = world.cache.stats();
+          if (numRangeSlots > 0) expect(numMappings).toBeLessThanOrEqual(maxMappings);
         }
         while (world.live.length > 0) world.free(world.live[0]!);
         world.check();
@@ -290,6 +292,25 @@ test('tenants share nothing, equal salts share', () => {
   expect(world.cache.match(digestsOf('a'), 99)).toBe(5);
   expect(world.cache.match(digestsOf('b'), 99)).toBe(0);
   expect(world.cache.match(digestsOf('a'), 4)).toBe(4);
+});
+
+test('what was used longest ago goes first, tails before heads', () => {
+  const world = new World([paged], 10, 0, 0);
+  const prompts = [100, 200].map((base) => Array.from({ length: 16 }, (_, i) => base + i));
+  for (const prompt of prompts) {
+    world.allocate(prompt, '', 0);
+    world.free(world.live[0]!);
+  }
+  const numCached = (): number[] =>
+    prompts.map((prompt) => {
+      const digests: BlockDigest[] = [];
+      world.hasher.extend(digests, world.root(''), Int32Array.from(prompt), prompt.length);
+      return world.cache.match(digests, 99);
+    });
+  expect(numCached()).toEqual([4, 4]);
+  // Five pages: two were never used, three must be taken from the cache.
+  world.allocate([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], '', 0);
+  expect(numCached()).toEqual([1, 4]);
 });
 
 test('a finished sequence leaves its range to one that wants the same pages, unmapped by nobody', () => {

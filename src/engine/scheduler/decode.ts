@@ -25,5 +25,4 @@ export function isReady(state: SchedulerState, sequence: Sequence): boolean {
 export function tryRow(state: SchedulerState, draft: StepDraft, sequence: Sequence, end: number): void {
   const { kv } = sequence;
   if (kv && makeRoom(state, draft, sequence, () => state.kv.tryAppend(kv, end))) draft.add(sequence, end);
-  else draft.isShortOfPages = true;
 }

@@ -7,7 +7,7 @@ export class StepDraft {
   readonly stepId: number;
   readonly sequences: Sequence[] = [];
   readonly starts: number[] = [];
-  /** A running sequence found no pages: none may go to new ones. */
+  /** A sequence found no pages: none may go to those behind it. */
   isShortOfPages = false;
   #numTokensLeft: number;
   #numRowsLeft: number;

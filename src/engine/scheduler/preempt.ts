@@ -5,18 +5,21 @@ import { ending, finish, preempt, type SchedulerState } from './state.ts';
 
 /**
  * Repeats `attempt` until it succeeds, preempting sequences behind `needy` one by one. false: it must wait for steps
- * in flight or for those before it, or, alone and still short, it has been ended.
+ * in flight or for those before it (the draft is then short of pages), or, alone and still short, it has been ended.
  */
 export function makeRoom(state: SchedulerState, draft: StepDraft, needy: Sequence, attempt: () => boolean): boolean {
   while (!attempt()) {
     // Draining pages come back at the next commit, and may be enough: nobody else gives way before.
-    if (state.numDraining > 0) return false;
-    const victim = pickVictim(state, draft, needy);
-    if (!victim) {
-      if (state.running.items.every((sequence) => sequence === needy)) endForWantOfMemory(state, needy);
+    const victim = state.numDraining > 0 ? undefined : pickVictim(state, draft, needy);
+    if (victim) {
+      preempt(state, victim);
+    } else if (state.numDraining === 0 && state.running.items.every((sequence) => sequence === needy)) {
+      endForWantOfMemory(state, needy);
+      return false;
+    } else {
+      draft.isShortOfPages = true;
       return false;
     }
-    preempt(state, victim);
   }
   return true;
 }

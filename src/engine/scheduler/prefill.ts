@@ -5,9 +5,6 @@ import { makeRoom, makeSeat } from './preempt.ts';
 import { numExpected, numRemaining, type Sequence, wantsPromptScores } from './sequence.ts';
 import { admit, type SchedulerState } from './state.ts';
 
-/** Tokens that must be shared with a running prefill to make waiting for it worth a step of delay. */
-const minSharedTokens = 64;
-
 /** Next chunks of prompts that are partly computed. */
 export function draftRunningPrefills(state: SchedulerState, draft: StepDraft, isOffline: boolean): void {
   for (const sequence of state.running.items.slice()) {
@@ -35,10 +32,8 @@ export function draftNewPrefills(state: SchedulerState, draft: StepDraft, isOffl
     if (numActive(state) >= limits.maxNumSeqs && (isOffline || !makeSeat(state, draft))) return;
     if (makeRoom(state, draft, sequence, () => tryAdmit(state, sequence, numCached, end, nowMs))) {
       draft.add(sequence, end);
-    } else {
-      draft.isShortOfPages = true;
     }
-    // It left the queue, and preempted ones may have entered it.
+    // It may have left the queue, and preempted ones may have entered it.
     index = waiting.indexOf(sequence);
   }
 }
@@ -71,12 +66,17 @@ function tryAdmit(state: SchedulerState, sequence: Sequence, numCached: number, 
   return true;
 }
 
-/** Tokens found in the prefix cache; at least the last one is left to compute. */
+/** Tokens found in the prefix cache. */
 function cachedTokens(state: SchedulerState, sequence: Sequence): number {
   if (!usesCache(state, sequence)) return 0;
-  const { blockTokens } = state.kv;
-  state.hasher.extend(sequence.digests, sequence.root, sequence.tokens, sequence.numTokens);
-  return state.kv.match(sequence.digests, Math.floor((sequence.numTokens - 1) / blockTokens)) * blockTokens;
+  const { kv, hasher } = state;
+  hasher.extend(sequence.digests, sequence.root, sequence.tokens, sequence.numTokens);
+  return kv.match(sequence.digests, maxCachedBlocks(state, sequence)) * kv.blockTokens;
+}
+
+/** At least the last token is left to compute: its logits are wanted. */
+function maxCachedBlocks(state: SchedulerState, sequence: Sequence): number {
+  return Math.floor((sequence.numTokens - 1) / state.kv.blockTokens);
 }
 
 /** Log-probabilities of prompt positions exist only for computed ones. */
@@ -91,17 +91,14 @@ function waitsForSibling(state: SchedulerState, sequence: Sequence): boolean {
   return leader.numComputed < leader.numPrompt;
 }
 
-/** Whether a running prefill is about to compute blocks that this one lacks. */
+/** Whether a running prefill is about to compute the next block that this one lacks: a step's delay saves it for all. */
 function waitsForPrefix(state: SchedulerState, sequence: Sequence, numCached: number): boolean {
-  if (!usesCache(state, sequence)) return false;
-  const { blockTokens } = state.kv;
-  const last = (numCached + minSharedTokens) / blockTokens - 1;
-  const digest = sequence.digests[Math.ceil(last)];
-  if (digest === undefined) return false;
-  const end = (Math.ceil(last) + 1) * blockTokens;
-  // One digest names everything before it, so one comparison is enough.
+  const block = numCached / state.kv.blockTokens;
+  if (block >= maxCachedBlocks(state, sequence) || !usesCache(state, sequence)) return false;
+  const digest = sequence.digests[block];
+  const end = numCached + state.kv.blockTokens;
   return state.running.items.some(
-    (other) => !other.isPaused && other.numComputed < end && other.digests[end / blockTokens - 1] === digest,
+    (other) => !other.isPaused && other.numComputed < end && other.digests[block] === digest,
   );
 }
 
@@ -111,7 +108,8 @@ function exceedsPartialLimits(state: SchedulerState, draft: StepDraft, sequence:
   const partial = state.running.items.filter((other) => !other.isPaused && numRemaining(other) > 1);
   if (partial.length >= state.limits.maxNumPartialPrefills) return true;
   if (!isLong(state, remaining)) return false;
-  const numLong = partial.filter((other) => isLong(state, numRemaining(other))).length;
+  // By what was left before this step: a long prompt's last chunk is not to be shared with the next long one.
+  const numLong = partial.filter((other) => isLong(state, numExpected(other) - other.numComputed)).length;
   return numLong >= state.limits.maxLongPartialPrefills;
 }
 

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { SamplingParams } from './sampling-params.ts';
 import type { SequenceSpec } from './spec.ts';
-import { cacheGroup, defaultParams, type Outcome, paged, runAlone, TestEngine } from './testing/harness.ts';
+import { cacheGroup, defaultParams, makeSpec, type Outcome, paged, runAlone, TestEngine } from './testing/harness.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
 const setups: Readonly<Record<string, readonly CacheGroup[]>> = {
@@ -125,6 +125,66 @@ test.each(Object.entries(setups))('any mix of clients gets what each gets alone:
         for (const [id, client] of all.entries()) await expectAsAlone(client, outcomes.get(id)!, groups);
       },
     ),
-    { numRuns: isFull ? 1500 : 100 },
+    { numRuns: isFull ? 1500 : 60 },
   );
+});
+
+/** A seeded generator (mulberry32) of integers below a bound. */
+function below(seed: number): (bound: number) => number {
+  let state = seed;
+  return (bound) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let hash = Math.imul(state ^ (state >>> 15), 1 | state);
+    hash = (hash + Math.imul(hash ^ (hash >>> 7), 61 | hash)) ^ hash;
+    return Math.floor((((hash ^ (hash >>> 14)) >>> 0) / 2 ** 32) * bound);
+  };
+}
+
+test('many long requests at once, on scarce pages, warm and cold, scheduled ahead or not', async () => {
+  const groups = [paged, cacheGroup({ type: 'window', numTokens: 50 })];
+  const [numRequests, maxPrompt, numPages] = isFull ? [200, 900, 260] : [60, 300, 100];
+  const pick = below(42);
+  const requests = Array.from({ length: numRequests }, (_, id): Client => {
+    const numShared = pick(2) * pick(maxPrompt);
+    const prompt = Array.from({ length: 1 + pick(maxPrompt) }, (__, i) => (i < numShared ? i % 37 : pick(37)));
+    const chosen = { temperature: pick(2), maxTokens: 1 + pick(30), repetitionPenalty: 1 + pick(4) / 8 };
+    const spec = makeSpec(prompt, { id, seed: BigInt(id), params: { ...defaultParams, ...chosen, ignoreEos: false } });
+    return { spec, arrivalStep: pick(40), abortAfter: -1, pauseAfter: -1, pauseSteps: 0 };
+  });
+  const alone = new Map<number, Outcome>();
+  for (const { spec } of requests) alone.set(spec.id, await runAlone(spec, groups));
+  let numPreemptions = 0;
+  let numHits = 0;
+  for (const [isAsync, maxNumBatchedTokens, numRangeSlots] of [
+    [false, 64, 0],
+    [true, 64, 8],
+    [true, 333, 3],
+  ] as const) {
+    const limits = {
+      maxModelLen: 1024,
+      maxNumSeqs: 12,
+      maxNumBatchedTokens,
+      maxNumOutputs: 20,
+      longPrefillThreshold: 40,
+    };
+    const engine = new TestEngine({ groups, numPages, isAsync, numRangeSlots, limits });
+    // The second time, the prefix cache is warm.
+    for (const offset of [0, 10_000]) {
+      const again = requests.map((client) => ({ ...client, spec: { ...client.spec, id: client.spec.id + offset } }));
+      const outcomes = new Map<number, Outcome>();
+      await engine.drive((step) => {
+        for (const { spec, arrivalStep } of again)
+          if (step === arrivalStep) outcomes.set(spec.id - offset, engine.add(spec));
+        return step < 41;
+      });
+      engine.checkIdle();
+      for (const [id, { tokens, finish }] of outcomes) {
+        expect({ id, tokens, finish }).toEqual({ id, tokens: alone.get(id)!.tokens, finish: alone.get(id)!.finish });
+      }
+    }
+    numPreemptions += engine.scheduler.stats().numPreemptions;
+    numHits += engine.scheduler.stats().numPrefixHits;
+  }
+  expect(numPreemptions).toBeGreaterThan(5);
+  expect(numHits).toBeGreaterThan(1000);
 });

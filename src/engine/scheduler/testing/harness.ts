@@ -88,8 +88,30 @@ export interface EngineOptions {
   readonly numRangeSlots?: number;
   readonly maxMappings?: number;
   readonly pause?: () => Promise<void>;
+  readonly edits?: EditsBuilder;
   /** Integrity of all pages at every plan and commit. */
   readonly isChecked?: boolean;
+}
+
+let numSpecs = 0;
+
+/** A sequence of `prompt` tokens (a number: so many that no other spec has). */
+export function makeSpec(prompt: number | readonly number[], more: Partial<SequenceSpec> = {}): SequenceSpec {
+  const id = numSpecs++;
+  const promptIds =
+    typeof prompt === 'number' ? Int32Array.from({ length: prompt }, (_, i) => 1000 * id + i) : Int32Array.from(prompt);
+  return {
+    id,
+    promptIds,
+    params: defaultParams,
+    seed: 0n,
+    priority: 0,
+    offline: false,
+    cacheSalt: '',
+    deadlineMs: Number.POSITIVE_INFINITY,
+    group: -1,
+    ...more,
+  };
 }
 
 /** Everything that was heard of one sequence. */
@@ -136,7 +158,7 @@ export class TestEngine {
       kv: this.kv,
       limits: this.limits,
       policy,
-      edits: testEdits,
+      edits: options.edits ?? testEdits,
       modelStopIds: [eos],
       usesPrefixCache,
       digestSeed: { model: 'm', numericsId: 'n' },
