@@ -17,23 +17,24 @@ export function topLogprobs({ logits, numIds, blockMaxima, logSumExp }: RawRow, 
   const size = Math.min(k, numIds);
   const ids = new Int32Array(size);
   const values = new Float32Array(size).fill(-Infinity);
+  // k blocks hold a logit of at least this: nothing below it is among the k best.
+  const floor = size === 0 ? Infinity : (blockMaxima.toSorted().at(-size) ?? -Infinity);
   let found = 0;
-  // Best blocks first: after a few, no other can hold a better token.
-  const order = Uint32Array.from(blockMaxima.keys());
-  order.sort((a, b) => blockMaxima[b]! - blockMaxima[a]! || a - b);
-  for (const block of size > 0 ? order : []) {
-    if (found === size && blockMaxima[block]! < values[size - 1]!) break;
+  for (let block = 0; block < blockMaxima.length; block++) {
+    if (blockMaxima[block]! < floor) continue;
     const end = Math.min((block + 1) * blockSize, numIds);
     for (let id = block * blockSize; id < end; id++) {
+      if (logits[id]! < floor) continue;
       const value = sane(logits[id]!);
-      let place = found;
-      while (place > 0 && (value > values[place - 1]! || (value === values[place - 1]! && id < ids[place - 1]!)))
-        place--;
-      if (place === size) continue;
-      ids.copyWithin(place + 1, place, size - 1);
-      values.copyWithin(place + 1, place, size - 1);
-      ids[place] = id;
+      if (value < floor || (found === size && value <= values[size - 1]!)) continue;
+      // Ids ascend, so an equal value goes behind.
+      let place = Math.min(found, size - 1);
+      for (; place > 0 && value > values[place - 1]!; place--) {
+        values[place] = values[place - 1]!;
+        ids[place] = ids[place - 1]!;
+      }
       values[place] = value;
+      ids[place] = id;
       if (found < size) found++;
     }
   }

@@ -53,7 +53,7 @@ export class KernelRig {
   ): SamplerOutput & { readonly logitsAfter: Float32Array } {
     using rig = this.prepare(input, logits, vocabSize, numIds, numThreads);
     rig.run();
-    return rig.read();
+    return { ...rig.outputs(), logitsAfter: rig.logitsAfter() };
   }
 
   prepare(input: SamplerInput, logits: Float32Array, vocabSize: number, numIds: number, numThreads = 1) {
@@ -87,10 +87,8 @@ export class KernelRig {
         for (let thread = 0; thread < numThreads; thread++)
           call([tensors.address + resultTensor, thread, numThreads, tensors.address + cell], regions);
       },
-      read() {
-        const output = readSampleResults(input, { results, logits: native, vocabSize, numIds });
-        return { ...output, logitsAfter: native.slice() };
-      },
+      outputs: () => readSampleResults(input, { results, logits: native, vocabSize, numIds }),
+      logitsAfter: () => native.slice(),
       [Symbol.dispose]() {
         for (const memory of memories) memory.free();
       },
