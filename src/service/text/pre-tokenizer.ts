@@ -112,17 +112,24 @@ function compileSplit(spec: StageSpec): PreTokenize {
         add(here.lastIndex, false);
         continue;
       }
-      pattern.lastIndex = end + 1;
-      let match = pattern.exec(text);
-      while (match !== null && match[0] === '') {
-        pattern.lastIndex++;
-        match = pattern.exec(text);
-      }
+      const match = nextMatch(text, pattern, end);
       add(match === null ? text.length : match.index, true);
       if (match !== null) add(match.index + match[0].length, false);
     }
     if (end > start && !(behavior === 'Removed' && wasMatch)) emit(text.slice(start, end));
   };
+}
+
+/** The first match that is not empty and starts after the character at `from`. */
+function nextMatch(text: string, pattern: RegExp, from: number): RegExpExecArray | null {
+  for (let at = from; at < text.length; ) {
+    at += (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1;
+    pattern.lastIndex = at;
+    const match = pattern.exec(text);
+    if (match === null || match[0] !== '') return match;
+    at = match.index;
+  }
+  return null;
 }
 
 /** Source: `SplitDelimiterBehavior` of Hugging Face's tokenizers. */

@@ -1,5 +1,4 @@
 // Owns the worker thread that holds a tokenizer and its chat templates: one call at a time, in order.
-import { statSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { assertNever, invariant, XllmError } from '../../common/errors.ts';
 import { openWeights } from '../../files/open-weights.ts';
@@ -21,7 +20,7 @@ interface Loaded {
 
 /** tokenizer.json of a folder, metadata of a GGUF file; null where the model has no tokenizer. */
 async function readSpec(modelPath: string): Promise<TokenizerSpec | null> {
-  if (statSync(modelPath).isDirectory() && hasTokenizerJson(modelPath)) return readTokenizerFolder(modelPath);
+  if (hasTokenizerJson(modelPath)) return readTokenizerFolder(modelPath);
   const weights = await openWeights(modelPath);
   try {
     if (weights.kind === 'gguf') return hasGgufTokenizer(weights.metadata) ? readGgufTokenizer(weights.metadata) : null;
