@@ -20,26 +20,32 @@ export function topLogprobs({ logits, numIds, blockMaxima, logSumExp }: RawRow, 
   // k blocks hold a logit of at least this: nothing below it is among the k best.
   const floor = size === 0 ? Infinity : (blockMaxima.toSorted().at(-size) ?? -Infinity);
   let found = 0;
-  for (let block = 0; block < blockMaxima.length; block++) {
-    if (blockMaxima[block]! < floor) continue;
-    const end = Math.min((block + 1) * blockSize, numIds);
-    for (let id = block * blockSize; id < end; id++) {
-      if (logits[id]! < floor) continue;
-      const value = sane(logits[id]!);
-      if (value < floor || (found === size && value <= values[size - 1]!)) continue;
-      // Ids ascend, so an equal value goes behind.
-      let place = Math.min(found, size - 1);
-      for (; place > 0 && value > values[place - 1]!; place--) {
-        values[place] = values[place - 1]!;
-        ids[place] = ids[place - 1]!;
-      }
-      values[place] = value;
-      ids[place] = id;
-      if (found < size) found++;
+  for (const id of idsFrom(logits, numIds, blockMaxima, floor)) {
+    const value = sane(logits[id]!);
+    if (value < floor || (found === size && value <= values[size - 1]!)) continue;
+    // Ids ascend, so an equal value goes behind.
+    let place = Math.min(found, size - 1);
+    for (; place > 0 && value > values[place - 1]!; place--) {
+      values[place] = values[place - 1]!;
+      ids[place] = ids[place - 1]!;
     }
+    values[place] = value;
+    ids[place] = id;
+    if (found < size) found++;
   }
   const logprobs = values.map((value) => (value === -Infinity ? value : value - logSumExp));
   return { ids, logprobs, rank };
+}
+
+/** Ids, ascending, whose logits are not below the floor (NaN is not); only blocks that reach it are looked at. */
+function idsFrom(logits: Float32Array, numIds: number, blockMaxima: Float32Array, floor: number): number[] {
+  const ids: number[] = [];
+  for (let block = 0; block < blockMaxima.length; block++) {
+    if (blockMaxima[block]! < floor) continue;
+    const end = Math.min((block + 1) * blockSize, numIds);
+    for (let id = block * blockSize; id < end; id++) if (!(logits[id]! < floor)) ids.push(id);
+  }
+  return ids;
 }
 
 /** Maxima of blocks of 512, as `RawRow` wants them. */
