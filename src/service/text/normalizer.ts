@@ -7,7 +7,13 @@ export type Normalize = (text: string) => string;
 /** Throws XllmError model_unsupported for an unknown kind. */
 export function compileNormalizer(spec: StageSpec | null): Normalize {
   const normalize = spec === null ? null : libraryNormalizer(spec);
-  return normalize === null ? (text) => text : (text) => normalize(withoutLongMarkRuns(text));
+  if (spec === null || normalize === null) return (text) => text;
+  return ordersMarks(spec) ? (text) => normalize(withoutLongMarkRuns(text)) : normalize;
+}
+
+function ordersMarks(spec: StageSpec): boolean {
+  if (spec.type === 'Sequence') return (spec['normalizers'] as readonly StageSpec[]).some(ordersMarks);
+  return ['NFC', 'NFD', 'NFKC', 'NFKD', 'Precompiled', 'BertNormalizer'].includes(spec.type);
 }
 
 /**
