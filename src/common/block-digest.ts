@@ -5,7 +5,7 @@ import type { Brand } from './ids.ts';
 /** Names one full block and everything before it: 128 bits as 32 hex digits (SHA-256, truncated). */
 export type BlockDigest = Brand<string, 'BlockDigest'>;
 
-export const digestBytes = 16;
+const digestBytes = 16;
 
 /** What must be equal, besides the tokens, for two blocks to hold the same keys and values. */
 export interface DigestSeed {

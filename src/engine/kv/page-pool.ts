@@ -8,7 +8,7 @@ import type { PageId } from '../../common/ids.ts';
  *
  *   free ──allocate──► allocated ──map──► mapped ──release──► reusable ──allocate, share──► allocated …
  */
-export const pageState = { free: 0, allocated: 1, mapped: 2, reusable: 3 } as const;
+const pageState = { free: 0, allocated: 1, mapped: 2, reusable: 3 } as const;
 export type PageStateName = keyof typeof pageState;
 
 /** No page: the absence that typed arrays can hold. */

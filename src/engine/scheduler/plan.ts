@@ -3,8 +3,6 @@
 import type { GroupTables } from '../kv/tables.ts';
 import type { SampleRow } from './sampling-params.ts';
 
-export type { GroupTables };
-
 /** What an output token is computed for. */
 export const outputKind = { sample: 1, promptLogprobs: 2, hidden: 3 } as const;
 

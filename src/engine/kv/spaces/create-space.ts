@@ -30,7 +30,7 @@ export interface KvSpaceOptions {
   /** Tokens of one step, at most. */
   readonly maxBatchedTokens: number;
   readonly layout: KvLayout | 'auto';
-  /** A pool cannot grow beyond so many pages: to be passed to `KvCache.limitPages`. */
+  /** The system has memory for so many pages only: to be passed to `KvCache.limitPages`. Called within `prepare`. */
   readonly onShortage: (group: number, numPages: number) => void;
 }
 
@@ -42,35 +42,34 @@ export interface CreatedSpace {
 }
 
 /**
- * Resolves once there is memory for the first steps. Rejects with XllmError: out_of_memory when there is none,
+ * Resolves once there is some memory; more follows in the background. Rejects with XllmError: out_of_memory when there is none,
  * native_unavailable when `xtensor` is demanded and cannot be had.
  */
 export async function createKvSpace(options: KvSpaceOptions): Promise<CreatedSpace> {
-  const { layout, maxNumSeqs } = options;
+  const { layout, maxNumSeqs, onShortage } = options;
   const layouts = options.groups.map((group) => pageLayout(group, options.blockTokens));
   const pools = tryMemfdPools(options, layouts);
   if (typeof pools === 'string') {
     if (layout === 'xtensor') throw unavailable(pools);
     const heaps = layouts.map(({ pageBytes }, g) => new HeapPool(options.numPages[g]!, pageBytes));
-    return withoutRanges(new PooledSpace(layouts, heaps, [], pools));
+    return withoutRanges(new PooledSpace(layouts, heaps, [], pools, onShortage));
   }
-  const numFirstPages = numAheadPages(options);
   try {
-    await Promise.all(pools.map((pool, g) => pool.ensure(Math.min(numFirstPages, options.numPages[g]!))));
+    await Promise.all(pools.map((pool) => pool.ensure(1)));
   } catch (error) {
     for (const pool of pools) pool.close();
     throw error;
   }
-  if (layout === 'blocks') return withoutRanges(new PooledSpace(layouts, pools, [], 'as set'));
+  if (layout === 'blocks') return withoutRanges(new PooledSpace(layouts, pools, [], 'as set', onShortage));
   const ranges = tryRanges(options, layouts, pools);
   if (typeof ranges === 'string') {
-    if (layout === 'auto') return withoutRanges(new PooledSpace(layouts, pools, [], ranges));
+    if (layout === 'auto') return withoutRanges(new PooledSpace(layouts, pools, [], ranges, onShortage));
     for (const pool of pools) pool.close();
     throw unavailable(ranges);
   }
   const maxMappings = Math.floor(readMaxMappings() * mappingShare);
   const reason = layout === 'auto' ? `block lists beyond ${maxMappings} mappings` : 'as set';
-  return { space: new PooledSpace(layouts, pools, ranges, reason), numRangeSlots: maxNumSeqs, maxMappings };
+  return { space: new PooledSpace(layouts, pools, ranges, reason, onShortage), numRangeSlots: maxNumSeqs, maxMappings };
 }
 
 function withoutRanges(space: KvSpace): CreatedSpace {
@@ -80,14 +79,12 @@ function withoutRanges(space: KvSpace): CreatedSpace {
 /** [G] pools, or why there are none. */
 function tryMemfdPools(options: KvSpaceOptions, layouts: readonly PageLayout[]): MemfdPool[] | string {
   if (process.platform !== 'linux') return `${process.platform} has no memory files`;
-  const { numPages, onShortage } = options;
   const reserveBytes = readAvailableMemory().bytes * reserveShare;
-  const growthOf = (group: number): PoolGrowth => ({
+  const growth: PoolGrowth = {
     numAheadPages: numAheadPages(options),
     spareBytes: () => readAvailableMemory().bytes - reserveBytes,
-    onShortage: (limit) => onShortage(group, limit),
-  });
-  return allOrNone(layouts, ({ pageBytes }, g) => new MemfdPool(numPages[g]!, pageBytes, growthOf(g)));
+  };
+  return allOrNone(layouts, ({ pageBytes }, g) => new MemfdPool(options.numPages[g]!, pageBytes, growth));
 }
 
 /** [G] ranges, or why there are none. */

@@ -8,11 +8,14 @@ const alignment = 4096;
 
 export class HeapPool implements PoolMemory {
   readonly address: number;
+  readonly numPages: number;
+  readonly maxPages: number;
   /** Keeps the allocation until `close`. */
   #allocation: unknown;
 
   /** Zeroed. Throws XllmError out_of_memory. */
   constructor(numPages: number, pageBytes: number) {
+    this.numPages = this.maxPages = numPages;
     const numBytes = numPages * pageBytes + alignment;
     try {
       this.#allocation = koffi.alloc('uint8_t', numBytes);

@@ -24,6 +24,7 @@ const chunkBytes = 64 << 20;
 export class MemfdPool implements PoolMemory {
   readonly address: number;
   readonly fd: number;
+  readonly numPages: number;
   readonly #pageBytes: number;
   /** Of the file: the pool, rounded up to huge pages. */
   readonly #numBytes: number;
@@ -31,6 +32,8 @@ export class MemfdPool implements PoolMemory {
   readonly #growth: PoolGrowth;
   /** The first so many bytes have memory: touching them cannot raise SIGBUS or wake the out-of-memory killer. */
   #backedBytes = 0;
+  /** Growth goes on until so many pages are backed. */
+  #wantedPages = 0;
   #isExhausted = false;
   #growing: Promise<void> | null = null;
   #failure: Error | null = null;
@@ -38,6 +41,7 @@ export class MemfdPool implements PoolMemory {
 
   /** Throws SystemError where there are no memory files or address space. */
   constructor(numPages: number, pageBytes: number, growth: PoolGrowth) {
+    this.numPages = numPages;
     this.#pageBytes = pageBytes;
     this.#growth = growth;
     this.#numBytes = Math.ceil((numPages * pageBytes) / hugeBytes) * hugeBytes;
@@ -56,19 +60,23 @@ export class MemfdPool implements PoolMemory {
     });
   }
 
+  get maxPages(): number {
+    return this.#isExhausted ? Math.min(this.numPages, this.#numBacked) : this.numPages;
+  }
+
   async ensure(numPages: number): Promise<void> {
+    this.#wantedPages = Math.max(this.#wantedPages, Math.min(numPages + this.#growth.numAheadPages, this.numPages));
+    this.#grow();
     while (this.#numBacked < numPages) {
       if (this.#failure) throw this.#failure;
-      if (this.#isExhausted) {
+      if (!this.#growing) {
         throw new XllmError(
           'out_of_memory',
           `the KV cache needs ${numPages} pages of ${this.#pageBytes} bytes, and the system has memory for ${this.#numBacked}`,
         );
       }
-      await this.#grow();
+      await this.#growing;
     }
-    const wanted = numPages + this.#growth.numAheadPages;
-    if (this.#numBacked < wanted && this.#backedBytes < this.#numBytes && !this.#isExhausted) void this.#grow();
   }
 
   close(): void {
@@ -81,28 +89,27 @@ export class MemfdPool implements PoolMemory {
     return Math.floor(this.#backedBytes / this.#pageBytes);
   }
 
-  /** Never rejects: a failure waits for whoever needs the memory. */
-  #grow(): Promise<void> {
-    this.#growing ??= this.#growOnce()
+  /** Grows chunk by chunk, in the background, as far as wanted. A failure waits for whoever needs the memory. */
+  #grow(): void {
+    const isDone = this.#numBacked >= this.#wantedPages || this.#isExhausted || this.#failure !== null;
+    if (this.#growing || isDone) return;
+    this.#growing = this.#growOnce()
       .catch((error: unknown) => {
         this.#failure = error instanceof Error ? error : new Error(String(error));
       })
       .finally(() => {
         this.#growing = null;
         if (this.#isClosed) this.#unmap();
+        else this.#grow();
       });
-    return this.#growing;
   }
 
   async #growOnce(): Promise<void> {
     const numBytes = Math.min(chunkBytes, this.#numBytes - this.#backedBytes);
-    // Asked before, because the kernel would sooner kill a process than refuse.
-    if (this.#growth.spareBytes() < numBytes || !(await this.#back(this.#backedBytes, numBytes))) {
-      this.#isExhausted = true;
-      this.#growth.onShortage(this.#numBacked);
-      return;
-    }
-    this.#backedBytes += numBytes;
+    // Asked before, because the kernel would sooner kill a process than refuse (docs/kv.md).
+    const isSpared = this.#growth.spareBytes() >= numBytes;
+    if (isSpared && (await this.#back(this.#backedBytes, numBytes))) this.#backedBytes += numBytes;
+    else this.#isExhausted = true;
   }
 
   /**

@@ -3,17 +3,19 @@
 export interface PoolMemory {
   /** Page p is at `address + p * pageBytes`; never changes. */
   readonly address: number;
+  /** As planned. */
+  readonly numPages: number;
+  /** Pages that the pool can have at all: fewer than planned once the system had no more memory for it. */
+  readonly maxPages: number;
   /** Resolves when the first `numPages` pages can be touched. Rejects with XllmError out_of_memory. */
   ensure(numPages: number): Promise<void>;
   close(): void;
 }
 
-/** What a pool that grows must know of the system, and tell. */
+/** What a pool that grows must know. */
 export interface PoolGrowth {
-  /** Pages to keep ready beyond those in use: at least what one step can take. */
+  /** Pages to keep ready beyond those in use: what the steps before the next look at `maxPages` can take. */
   readonly numAheadPages: number;
   /** Bytes that the system can spare now. */
   readonly spareBytes: () => number;
-  /** The pool cannot grow beyond this many pages. */
-  readonly onShortage: (numPages: number) => void;
 }

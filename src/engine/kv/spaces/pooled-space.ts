@@ -14,6 +14,9 @@ export class PooledSpace implements KvSpace {
   readonly layouts: readonly PageLayout[];
   readonly #pools: readonly PoolMemory[];
   readonly #ranges: readonly RangeMaps[];
+  readonly #onShortage: (group: number, numPages: number) => void;
+  /** [G] what `onShortage` was last told. */
+  readonly #maxPages: number[];
 
   /** [G] each; no `ranges`: every sequence is a list of blocks. */
   constructor(
@@ -21,7 +24,10 @@ export class PooledSpace implements KvSpace {
     pools: readonly PoolMemory[],
     ranges: readonly RangeMaps[],
     reason: string,
+    onShortage: (group: number, numPages: number) => void,
   ) {
+    this.#onShortage = onShortage;
+    this.#maxPages = pools.map(({ numPages }) => numPages);
     this.layout = ranges.length > 0 ? 'xtensor' : 'blocks';
     this.reason = reason;
     this.layouts = layouts;
@@ -39,6 +45,10 @@ export class PooledSpace implements KvSpace {
   async prepare(tables: readonly GroupTables[]): Promise<void> {
     // Memory first: a mapping is filled with the pages that the pool has by then.
     await Promise.all(this.#pools.map((pool, g) => pool.ensure(tables[g]!.numPagesTouched)));
+    this.#pools.forEach(({ maxPages }, g) => {
+      if (maxPages < this.#maxPages[g]!) this.#onShortage(g, maxPages);
+      this.#maxPages[g] = maxPages;
+    });
     await Promise.all(this.#ranges.map((ranges, g) => ranges.map(tables[g]!.mapOps)));
   }
 

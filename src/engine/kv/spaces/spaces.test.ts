@@ -4,6 +4,7 @@ import { XllmError } from '../../../common/errors.ts';
 import { viewMemory } from '../../ffi/koffi.ts';
 import type { CacheGroup } from '../cache-group.ts';
 import { KvCache } from '../kv-cache.ts';
+import { pageLayout } from '../layout.ts';
 import type { GroupTables } from '../tables.ts';
 import { type CreatedSpace, createKvSpace, type KvSpaceOptions } from './create-space.ts';
 import { HeapPool } from './heap-pool.ts';
@@ -147,7 +148,7 @@ test('auto takes ranges and says what bounds them; heaps serve where there are n
   expect(space.reason).toBe(`block lists beyond ${maxMappings} mappings`);
   expect(numRangeSlots).toBe(4);
   const heap = new HeapPool(8, 4096);
-  const plain = new PooledSpace([space.layouts[0]!], [heap], [], 'test');
+  const plain = new PooledSpace([space.layouts[0]!], [heap], [], 'test', options.onShortage);
   opened.push(plain);
   expect(heap.address % 4096).toBe(0);
   const page = new Int32Array(viewMemory(heap.address + 7 * 4096, 4096));
@@ -168,26 +169,45 @@ test('address space that cannot be had: auto goes without ranges, xtensor says s
 test('a pool grows ahead of need, stops at what the system spares, and fails cleanly beyond', async () => {
   const pageBytes = 16 << 20;
   let spareBytes = 100 << 20;
-  const limits: number[] = [];
+  let numAsked = 0;
   const pool = new MemfdPool(32, pageBytes, {
     numAheadPages: 1,
-    spareBytes: () => spareBytes,
-    onShortage: (numPages) => limits.push(numPages),
+    spareBytes: () => {
+      numAsked++;
+      return spareBytes;
+    },
   });
-  // Four pages are one step of growth.
+  // Four pages are one chunk: three and one ahead.
   await pool.ensure(3);
+  expect([numAsked, pool.maxPages]).toEqual([1, 32]);
   const last = new Uint8Array(viewMemory(pool.address + 3 * pageBytes, pageBytes));
   expect(last.every((byte) => byte === 0)).toBe(true);
   spareBytes = 0;
   await pool.ensure(4);
-  await expect.poll(() => limits).toEqual([4]);
+  await expect.poll(() => pool.maxPages).toBe(4);
   await expect(pool.ensure(5)).rejects.toThrow(XllmError);
   await pool.ensure(4);
   pool.close();
 });
 
+test('a shortage is told once, by the step that meets it', async () => {
+  const told: [number, number][] = [];
+  const layout = pageLayout(group('large', 8192), blockTokens);
+  const pool = new MemfdPool(32, layout.pageBytes, { numAheadPages: 99, spareBytes: () => 0 });
+  // It may have come to light before the first step.
+  await expect(pool.ensure(1)).rejects.toThrow(XllmError);
+  const space = new PooledSpace([layout], [pool], [], 'test', (g, numPages) => told.push([g, numPages]));
+  opened.push(space);
+  const none = new Int32Array(0);
+  const tables = { pageStart: none, pages: none, rangeSlot: none, mapOps: none };
+  await space.prepare([{ ...tables, numPagesTouched: 0 }]);
+  await space.prepare([{ ...tables, numPagesTouched: 0 }]);
+  expect(told).toEqual([[0, 0]]);
+  await expect(space.prepare([{ ...tables, numPagesTouched: 1 }])).rejects.toMatchObject({ code: 'out_of_memory' });
+});
+
 test('a pool closed while it grows ends in order', async () => {
-  const growth = { numAheadPages: 1000, spareBytes: () => 2 ** 40, onShortage: () => {} };
+  const growth = { numAheadPages: 1000, spareBytes: () => 2 ** 40 };
   const pool = new MemfdPool(8, 16 << 20, growth);
   await pool.ensure(1);
   pool.close();

@@ -15,10 +15,10 @@ import type {
   SequenceUpdate,
 } from '../spec.ts';
 
-export const blockTokens = 4;
-export const vocabSize = 40;
+const blockTokens = 4;
+const vocabSize = 40;
 /** Ends a sequence unless it says ignoreEos. */
-export const eos = 0;
+const eos = 0;
 
 export function cacheGroup(kind: CacheKind): CacheGroup {
   return { name: kind.type, layers: [0], kind, numKvHeads: 1, keyDim: 16, valueDim: 16, element: 'f16' };
@@ -42,7 +42,7 @@ export const defaultParams: SamplingParams = {
   numPromptLogprobs: -1,
 };
 
-export const defaultLimits: SchedulerLimits = {
+const defaultLimits: SchedulerLimits = {
   maxNumSeqs: 8,
   maxNumBatchedTokens: 32,
   maxNumOutputs: 24,
@@ -55,7 +55,7 @@ export const defaultLimits: SchedulerLimits = {
 };
 
 /** Stop tokens are forbidden before minTokens; generated tokens are penalised: any mistake changes the hash. */
-export const testEdits: EditsBuilder = {
+const testEdits: EditsBuilder = {
   needsTokens: (params) => params.repetitionPenalty !== 1,
   editsFor({ params, tokens, numTokens, numPrompt }, position): LogitEdits | null {
     const adds = new Map<number, number>();
