@@ -7,7 +7,7 @@ export const root = join(import.meta.dirname, '../..');
 const entry = join(root, 'bin/xllm.js');
 
 /** Full counts with `npm run test:full`, reduced ones otherwise. */
-export const isFull = Boolean(process.env.XLLM_TEST_FULL);
+const isFull = Boolean(process.env.XLLM_TEST_FULL);
 export const counts = (reduced: number, full: number): number => (isFull ? full : reduced);
 
 export interface RunningProgram {
@@ -109,7 +109,7 @@ export function childrenOf(pid: number): number[] {
   return readFileSync(path, 'utf8').split(' ').filter(Boolean).map(Number);
 }
 
-export function commandLine(pid: number): string {
+function commandLine(pid: number): string {
   const path = `/proc/${pid}/cmdline`;
   return existsSync(path) ? readFileSync(path, 'utf8').replaceAll('\0', ' ') : '';
 }

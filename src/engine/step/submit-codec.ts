@@ -5,8 +5,8 @@ import type { Sampling, SubmitRequest } from '../../contract/generated/xllm_pb.j
 import type { SamplingParams } from '../scheduler/sampling-params.ts';
 import type { SequenceSpec } from '../scheduler/spec.ts';
 
-export const MAX_CHOICES = 128;
-export const MAX_LOGPROBS = 20;
+const MAX_CHOICES = 128;
+const MAX_LOGPROBS = 20;
 
 export interface SubmitLimits {
   readonly vocabSize: number;
