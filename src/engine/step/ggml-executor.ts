@@ -8,6 +8,7 @@ import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
 import type { ComputePool } from '../tensor/compute.ts';
 import { GraphCache } from '../tensor/graph-cache.ts';
 import { StagedInputs } from '../tensor/inputs.ts';
+import { ThreadGovernor } from '../tensor/thread-governor.ts';
 import type { AttentionPath } from './attention-path.ts';
 import { roundUpTokens } from './buckets.ts';
 import type { Executor } from './executor.ts';
@@ -48,6 +49,7 @@ const maxGraphs = 64;
 
 export class GgmlExecutor implements Executor {
   readonly #options: GgmlExecutorOptions;
+  readonly #governor: ThreadGovernor;
   readonly #graphs = new GraphCache<StepGraph>(maxGraphs);
   readonly #prepared = new Map<number, PreparedStep>();
   /** One for the step being prepared, one for a step prepared but not started. */
@@ -58,6 +60,7 @@ export class GgmlExecutor implements Executor {
 
   constructor(options: GgmlExecutorOptions) {
     this.#options = options;
+    this.#governor = new ThreadGovernor(options.pool.maxThreads);
   }
 
   /** Which kernels run, and why. */
@@ -120,7 +123,10 @@ export class GgmlExecutor implements Executor {
     const { pool, sampler } = this.#options;
     prepared.shape.attention.start();
     sampler.start(plan);
-    await pool.run(graph.placed.graph.handle, graph.workBytes);
+    const numThreads = this.#governor.choose(prepared.key);
+    const computeStartMs = performance.now();
+    await pool.run(graph.placed.graph.handle, graph.workBytes, numThreads);
+    this.#governor.observe(prepared.key, numThreads, performance.now() - computeStartMs);
     const { logits, sampled } = graph.results();
     this.#options.observe?.(plan, logits);
     const { tokenIds, logprobs, topLogprobs } = sampler.read(plan, logits, sampled);

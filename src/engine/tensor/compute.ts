@@ -18,7 +18,7 @@ export interface ComputeOptions {
 const pollLevel = 50;
 
 export class ComputePool {
-  readonly numThreads: number;
+  readonly maxThreads: number;
   readonly #ggml: Ggml;
   readonly #pool: Address;
   readonly #plan: NativeMemory;
@@ -27,12 +27,11 @@ export class ComputePool {
   #isRunning = false;
 
   constructor(ggml: Ggml, { numThreads, polls }: ComputeOptions) {
-    this.numThreads = numThreads;
+    this.maxThreads = numThreads;
     this.#ggml = ggml;
     this.#pool = ggml.threadpoolNew(numThreads, polls ? pollLevel : 0);
     this.#plan = allocateNative(planBytes);
     this.#fields = new DataView(this.#plan.buffer);
-    this.#fields.setInt32(planField.numThreads, numThreads, true);
     this.#set(planField.threadpool, this.#pool);
   }
 
@@ -40,14 +39,14 @@ export class ComputePool {
     this.#fields.setBigUint64(field, BigInt(value), true);
   }
 
-  /** Scratch bytes that the graph needs: a property of its shapes, to be kept with it. */
+  /** Scratch bytes that the graph needs with any number of threads: a property of its shapes, to be kept with it. */
   workBytes(graph: GgmlGraph): number {
-    return this.#ggml.planWorkBytes(graph, this.numThreads, this.#pool);
+    return this.#ggml.planWorkBytes(graph, this.maxThreads, this.#pool);
   }
 
   /** Runs the graph off the event loop. Rejects when ggml reports a failure: a bug. */
-  async run(graph: GgmlGraph, workBytes: number): Promise<void> {
-    this.#start(workBytes);
+  async run(graph: GgmlGraph, workBytes: number, numThreads = this.maxThreads): Promise<void> {
+    this.#start(workBytes, numThreads);
     try {
       check(await this.#ggml.computeAsync(graph, this.#plan.address));
     } finally {
@@ -57,7 +56,7 @@ export class ComputePool {
 
   /** Runs the graph on the calling thread: start-up and tests. */
   runSync(graph: GgmlGraph, workBytes = this.workBytes(graph)): void {
-    this.#start(workBytes);
+    this.#start(workBytes, this.maxThreads);
     try {
       check(this.#ggml.compute(graph, this.#plan.address));
     } finally {
@@ -65,8 +64,10 @@ export class ComputePool {
     }
   }
 
-  #start(workBytes: number): void {
+  #start(workBytes: number, numThreads: number): void {
     invariant(!this.#isRunning, 'a graph is already running');
+    invariant(numThreads <= this.maxThreads, `${numThreads} threads of ${this.maxThreads}`);
+    this.#fields.setInt32(planField.numThreads, numThreads, true);
     this.#isRunning = true;
     if (!this.#scratch || this.#scratch.numBytes < workBytes) {
       this.#scratch?.free();
