@@ -15,7 +15,7 @@ export function aiSdkConformance(target: ConformanceTarget): void {
         includeUsage: true,
         ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }),
       });
-    const options = { temperature: 0, maxOutputTokens: 24, maxRetries: 0 };
+    const options = { temperature: 0, maxOutputTokens: 10, maxRetries: 0 };
 
     test('generateText and streamText agree', async () => {
       const model = provider().chatModel(target.model);

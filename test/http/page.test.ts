@@ -39,6 +39,9 @@ describe('the page', () => {
     await page.keyboard.press('Enter');
     await page.getByRole('log').getByText(answerText).waitFor();
     await page.getByText(/32 tokens · first after \d+ ms/).waitFor();
+    expect(server.engine.requests[0]?.sampling.temperature).toBe(1);
+    await page.getByLabel('Temperature').fill('0');
+    await page.getByRole('textbox', { name: 'Message' }).focus();
     await page.keyboard.type('Line one');
     await page.keyboard.press('Shift+Enter');
     await page.keyboard.type('line two');
@@ -47,6 +50,7 @@ describe('the page', () => {
       .getByText(/first after/)
       .nth(1)
       .waitFor();
+    expect(server.engine.requests[1]?.sampling.temperature).toBe(0);
     expect(server.text.lastChat?.messages).toEqual([
       { role: 'user', content: 'What is the capital of France?' },
       { role: 'assistant', content: answerText },

@@ -10,6 +10,7 @@ const view = {
   log: byId('log'),
   empty: byId('empty'),
   message: byId('message'),
+  temperature: byId('temperature'),
   send: byId('send'),
   stop: byId('stop'),
   keyForm: byId('key-form'),
@@ -116,6 +117,18 @@ async function* readEvents(stream) {
   }
 }
 
+function requestBody(conversation) {
+  const temperature = view.temperature.valueAsNumber;
+  return {
+    model: modelName,
+    messages: conversation,
+    // Left out, the model's own default counts.
+    ...(Number.isNaN(temperature) ? {} : { temperature }),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+}
+
 async function answer() {
   const { article, paragraph } = addArticle('assistant', '');
   article.setAttribute('aria-busy', 'true');
@@ -132,12 +145,7 @@ async function answer() {
     const reply = await fetch('/v1/chat/completions', {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...authorization() },
-      body: JSON.stringify({
-        model: modelName,
-        messages: conversation,
-        stream: true,
-        stream_options: { include_usage: true },
-      }),
+      body: JSON.stringify(requestBody(conversation)),
       signal: answering.signal,
     });
     if (!reply.ok) {
