@@ -7,7 +7,7 @@ import { type Gpr, r32, rax, rbx, rdx, xmm } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { CHUNK_POSITIONS, checkShape, type KvShape, nodeField, stepLayout, tensorField } from '../abi.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type Context, LOWEST_MAX, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
+import { type Context, LOWEST_MAX, MAX_SIDES, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
 import { emitScores } from './scores.ts';
 import { emitSoftmax } from './softmax.ts';
 import { emitValues } from './values.ts';
@@ -283,6 +283,10 @@ function emitTileAddresses(c: Context): void {
     a.cmp(tile, locals.numTiles);
     a.jl(tiles);
     a.mov(locals.segment, record);
+    // What is fetched ahead of the last tiles.
+    for (let more = 0; more < MAX_SIDES; more++) {
+      a.mov(mem(c.scratch, sizes.scratch.tiles + 8 * more, { index: tile, scale: 8 }), place);
+    }
   });
 }
 

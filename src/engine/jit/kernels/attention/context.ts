@@ -2,7 +2,7 @@
 // Legend: R query rows of a tile (its tokens x the heads of one kv head), K head dim, C chunk positions.
 import type { Assembler } from '../../asm/assembler.ts';
 import type { Frame } from '../../asm/function.ts';
-import { type Mem, mem } from '../../asm/operands.ts';
+import { type Mem, mem, offset } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { CHUNK_POSITIONS, elementBytes, type KvShape, tileTokens } from '../abi.ts';
@@ -16,31 +16,35 @@ export const LOWEST_MAX = -1e30;
 /** Masked scores: far below LOWEST_MAX, so that their weight is exactly 0 whatever the maximum is. */
 export const MASKED = -3e38;
 
-/**
- * Register blocking. `scoreRows` x `scoreTiles` and the products in `values.ts` keep this many accumulators; it changes
- * no result.
- */
+/** Register blocking: it changes no result. */
 export interface Blocking {
+  /** Vector registers, and how many hold 16 lanes. */
+  readonly numRegisters: number;
+  readonly partsPerWide: number;
   /** Query rows at a time, at most. */
   readonly maxRows: number;
-  /** Tiles of 16 positions whose scores are computed side by side. */
-  readonly scoreTiles: number;
-  /** Accumulators of 16 lanes: rows x columns. */
-  readonly accumulators: number;
 }
 
 const blockings: Readonly<Record<Isa, Blocking>> = {
-  // 16 registers: 6 accumulators of two, an operand of two, a broadcast.
-  avx2: { maxRows: 6, scoreTiles: 1, accumulators: 6 },
-  // 32 registers; two tiles keep enough sums in flight for two multiply-adds per cycle.
-  avx512: { maxRows: 12, scoreTiles: 2, accumulators: 24 },
+  // 6 accumulators of two registers, an operand of two, a broadcast.
+  avx2: { numRegisters: 16, partsPerWide: 2, maxRows: 6 },
+  // 24 accumulators for two tiles or column groups, which saves every other broadcast.
+  avx512: { numRegisters: 32, partsPerWide: 1, maxRows: 12 },
 };
+
+/** Tiles of 16 positions whose scores are computed side by side, at most. */
+export const MAX_SIDES = 4;
+
+/** Tiles side by side: as many as registers hold beside one broadcast, so that few rows too keep many sums in flight. */
+export function sidesFor({ numRegisters, partsPerWide }: Blocking, numRows: number): number {
+  return Math.min(MAX_SIDES, Math.floor((numRegisters - 1) / partsPerWide / (numRows + 1)));
+}
 
 /** Byte offsets in a thread's scratch memory. */
 export interface ScratchLayout {
   /** [R,K] queries times the scale. */
   readonly queries: number;
-  /** [K,16 * scoreTiles] keys of one or two tiles, transposed. */
+  /** [K,16 * sides] keys of a few tiles, transposed. */
   readonly keys: number;
   /** [R,C] scores, then weights; rows `scoreStride` bytes apart. */
   readonly scores: number;
@@ -52,23 +56,26 @@ export interface ScratchLayout {
   readonly totals: number;
   readonly keep: number;
   readonly add: number;
-  /** [C / 16] addresses of the chunk's tiles: page plus place in the page, without the layer's key or value offset. */
+  /**
+   * [C / 16 + MAX_SIDES] addresses of the chunk's tiles: page plus place in the page, without the layer's key or value
+   * offset; the last one repeated, so that there always is a next one to fetch.
+   */
   readonly tiles: number;
   readonly numBytes: number;
 }
 
-function scratchLayout(maxRows: number, headDim: number, scoreTiles: number): ScratchLayout {
+function scratchLayout(maxRows: number, headDim: number): ScratchLayout {
   let end = 0;
   const section = (numBytes: number): number => {
     const start = end;
     end += Math.ceil(numBytes / 64) * 64;
     return start;
   };
-  // One cache line more than the chunk keeps equal columns of different rows out of the same cache set.
-  const scoreStride = CHUNK_POSITIONS * 4 + 64;
+  // Tiles side by side may reach behind the chunk; and equal columns of rows should not meet in one cache set.
+  const scoreStride = CHUNK_POSITIONS * 4 + (MAX_SIDES - 1) * WIDE_BYTES;
   return {
     queries: section(maxRows * headDim * 4),
-    keys: section(headDim * scoreTiles * WIDE_BYTES),
+    keys: section(headDim * MAX_SIDES * WIDE_BYTES),
     scores: section(maxRows * scoreStride),
     scoreStride,
     sums: section(maxRows * headDim * 4),
@@ -76,7 +83,7 @@ function scratchLayout(maxRows: number, headDim: number, scoreTiles: number): Sc
     totals: section(maxRows * 4),
     keep: section(maxRows * 4),
     add: section(maxRows * 4),
-    tiles: section((CHUNK_POSITIONS / NUM_LANES) * 8),
+    tiles: section((CHUNK_POSITIONS / NUM_LANES + MAX_SIDES) * 8),
     numBytes: Math.ceil(end / 4096) * 4096,
   };
 }
@@ -104,7 +111,7 @@ export function sizesOf(shape: KvShape, isa: Isa): Sizes {
     group,
     tileTokens: tokens,
     blocking,
-    scratch: scratchLayout(tokens * group, shape.headDim, blocking.scoreTiles),
+    scratch: scratchLayout(tokens * group, shape.headDim),
     elementBytes: elementBytes(shape),
     tokenBytes,
     headBytes: tokenBytes * shape.blockTokens,
@@ -192,6 +199,14 @@ export function withGprs(c: Context, count: number, body: (...registers: Gpr[]) 
   c.f.release(...registers);
 }
 
+/** Bytes of a cache line. */
+const LINE_BYTES = 64;
+
+/** Fetches `numBytes` at `place` into the caches. Pages lie apart, so that the machine's own prefetching stops at each. */
+export function emitPrefetch({ a }: Context, place: Mem, numBytes: number): void {
+  for (let at = 0; at < numBytes; at += LINE_BYTES) a.prefetcht0(offset(place, at));
+}
+
 /**
  * Runs `body(n)` for the rows of a tile, as many at a time as registers hold, then the rest; `remaining` counts down
  * from the number of rows. `body` must leave its pointers at the next row.
@@ -224,4 +239,11 @@ export function forRowGroups(c: Context, remaining: Gpr, name: string, body: (nu
 function canRemain({ group, tileTokens: most, blocking }: Sizes, rest: number): boolean {
   for (let tokens = 1; tokens <= most; tokens++) if ((tokens * group) % blocking.maxRows === rest) return true;
   return false;
+}
+
+/** Numbers of rows that registers hold at once: those of a decoded token, and of a few tokens where heads are few. */
+export function narrowRowCounts({ group, tileTokens: most, blocking }: Sizes): number[] {
+  const counts: number[] = [];
+  for (let tokens = 1; tokens <= most && tokens * group <= blocking.maxRows; tokens++) counts.push(tokens * group);
+  return counts;
 }

@@ -3,7 +3,7 @@
 import { mem } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
-import { type Context, forRowGroups, scratchAt, withGprs } from './context.ts';
+import { type Context, emitPrefetch, forRowGroups, scratchAt, withGprs } from './context.ts';
 
 /** accumulator = accumulator * keep + (sum over the chunk of weight * value) * add, for every row. */
 export function emitValues(c: Context): void {
@@ -25,7 +25,9 @@ export function emitValues(c: Context): void {
 /** Columns of the head dim, in 16s, that fit beside `numRows`: a divisor of all, so that every turn is alike. */
 function columnsAtOnce(c: Context, numRows: number): number {
   const all = c.sizes.shape.headDim / NUM_LANES;
-  let columns = Math.min(all, Math.floor(c.sizes.blocking.accumulators / numRows));
+  // Beside the accumulators: one value of 16 lanes and one broadcast.
+  const { numRegisters, partsPerWide } = c.sizes.blocking;
+  let columns = Math.min(all, Math.floor(((numRegisters - 1) / partsPerWide - 1) / numRows));
   while (all % columns !== 0) columns--;
   return columns;
 }
@@ -39,7 +41,7 @@ function emitRows(c: Context, numRows: number, row: Gpr, sums: Gpr): void {
   const value = lanes.take();
   const weight = lanes.takeSplat();
   const numTurns = shape.headDim / NUM_LANES / columns;
-  withGprs(c, 5, (dim, weights, tile, place, count) => {
+  withGprs(c, 6, (dim, weights, tile, place, count, ahead) => {
     a.mov(dim, locals.valueOffset);
     a.mov(locals.spare, numTurns);
     const turn = a.here('columns');
@@ -52,6 +54,8 @@ function emitRows(c: Context, numRows: number, row: Gpr, sums: Gpr): void {
     const tiles = a.here('tile');
     a.mov(place, mem(c.scratch, scratch.tiles, { index: tile, scale: 8 }));
     a.add(place, dim);
+    a.mov(ahead, mem(c.scratch, scratch.tiles + 8, { index: tile, scale: 8 }));
+    a.add(ahead, dim);
     // Positions left in the chunk, at most a tile.
     a.mov(count, tile);
     a.shl(count, 4);
@@ -76,7 +80,11 @@ function emitRows(c: Context, numRows: number, row: Gpr, sums: Gpr): void {
     a.jl(last);
     a.mov(count, NUM_LANES / 4);
     const four = a.here('four_positions');
-    for (let position = 0; position < 4; position++) product(position);
+    for (let position = 0; position < 4; position++) {
+      emitPrefetch(c, mem(ahead, position * sizes.tokenBytes), columns * NUM_LANES * sizes.elementBytes);
+      product(position);
+    }
+    a.add(ahead, 4 * sizes.tokenBytes);
     a.add(place, 4 * sizes.tokenBytes);
     a.add(weights, 16);
     a.sub(count, 1);
