@@ -56,7 +56,7 @@ export function refusalOf(
     return overloaded(`${waiting.length} sequences wait already`, waitMs);
   }
   const patienceMs = Math.min(limits.maxQueueMs, spec.deadlineMs - nowMs);
-  if (waitMs > patienceMs) {
+  if (waitMs > 0 && waitMs > patienceMs) {
     return overloaded(`it would wait for about ${Math.ceil(waitMs / 1000)} s`, waitMs - patienceMs);
   }
   return null;

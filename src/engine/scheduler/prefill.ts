@@ -23,7 +23,9 @@ export function draftNewPrefills(state: SchedulerState, draft: StepDraft, isOffl
   for (let index = 0; index < waiting.length && !draft.isFull && !draft.isShortOfPages; ) {
     const sequence = waiting.items[index]!;
     index++;
-    if (sequence.spec.offline !== isOffline) continue;
+    // Online ones are in front.
+    if (sequence.spec.offline && !isOffline) return;
+    if (!sequence.spec.offline && isOffline) continue;
     if (sequence.isPaused || waitsForSibling(state, sequence)) continue;
     const numCached = cachedTokens(state, sequence);
     if (waitsForPrefix(state, sequence, numCached) || exceedsPartialLimits(state, draft, sequence, numCached)) continue;

@@ -87,7 +87,6 @@ export interface EngineOptions {
   readonly usesPrefixCache?: boolean;
   readonly numRangeSlots?: number;
   readonly maxMappings?: number;
-  readonly pause?: () => Promise<void>;
   readonly edits?: EditsBuilder;
   /** Integrity of all pages at every plan and commit. */
   readonly isChecked?: boolean;
@@ -152,8 +151,7 @@ export class TestEngine {
       numRangeSlots: options.numRangeSlots ?? 0,
       maxMappings: options.maxMappings ?? 10_000,
     });
-    const { pause } = options;
-    this.executor = new HashExecutor({ groups, numPages: pages, blockTokens, vocabSize, ...(pause ? { pause } : {}) });
+    this.executor = new HashExecutor({ groups, numPages: pages, blockTokens, vocabSize });
     this.scheduler = new Scheduler({
       kv: this.kv,
       limits: this.limits,
