@@ -1,8 +1,10 @@
 // Compares every architecture with the reference's outputs on tiny models, in F32, with and without emitted kernels.
-import { rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ModelRunner } from '../../src/engine/step/testing/model-runner.ts';
+import { writeGoldenGguf } from './golden-gguf.ts';
 import { type GoldenCase, goldenFolder, goldenModels, hubFolder, readGoldenCases } from './golden-cases.ts';
 
 const tolerance = 1e-3;
@@ -60,9 +62,8 @@ describe.each(goldenModels)('%s', (model) => {
     });
   });
 
-  it('reads the config as published on the Hub', async () => {
-    const folder = hubFolder(model);
-    const runner = await ModelRunner.open(folder, { dtype: 'float32' });
+  const expectLongestCase = async (path: string) => {
+    const runner = await ModelRunner.open(path, { dtype: 'float32' });
     try {
       const { prompt, greedyIds, lastLogits } = cases[2]!;
       const { ids, logits } = await runner.greedy(prompt, greedyIds.length);
@@ -70,6 +71,24 @@ describe.each(goldenModels)('%s', (model) => {
       expect(ids).toEqual(greedyIds);
     } finally {
       await runner.close();
+    }
+  };
+
+  it('reads the config as published on the Hub', async () => {
+    const folder = hubFolder(model);
+    try {
+      await expectLongestCase(folder);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('reads the same model from a GGUF file', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'xllm-golden-'));
+    try {
+      await writeGoldenGguf(model, join(folder, 'model.gguf'));
+      await expectLongestCase(join(folder, 'model.gguf'));
+    } finally {
       rmSync(folder, { recursive: true });
     }
   });

@@ -53,6 +53,11 @@ export class Fields {
     return value;
   }
 
+  isList(key: string): boolean {
+    const value = this.#get(key);
+    return Array.isArray(value) || ArrayBuffer.isView(value);
+  }
+
   /** A list, or null where absent. */
   list(key: string): readonly unknown[] | null {
     if (!this.has(key)) return null;
@@ -79,7 +84,7 @@ export class Fields {
 
   /** A token id, a list of them, or nothing. */
   tokenIds(key: string): number[] {
-    const ids = this.has(key) && !Array.isArray(this.#get(key)) ? [this.number(key)] : (this.list(key) ?? []);
+    const ids = this.has(key) && !this.isList(key) ? [this.number(key)] : (this.list(key) ?? []);
     return ids.map((id) => {
       if (!Number.isSafeInteger(id)) throw this.#invalid(key, 'token ids', id);
       return id as number;

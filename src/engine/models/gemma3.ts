@@ -1,6 +1,8 @@
 // Owns Gemma 3 text: sliding layers with a rope of their own, norms before and after each half, scaled embeddings.
+import { XllmError } from '../../common/errors.ts';
 import { type Architecture, type ConfigDelta, withRopes, withWindows } from './architecture.ts';
 import type { LayerConfig, ModelConfig, RopeConfig } from './config.ts';
+import type { Fields } from './fields.ts';
 import { readRope, slidingLayers } from './hf-config.ts';
 
 /** Every sixth layer is global unless the config lists the types. */
@@ -20,10 +22,33 @@ function gemma3(
   };
 }
 
+/** `attention.sliding_window_pattern`: one flag per layer, or every how many layers one is global. */
+function ggufPattern(fields: Fields): (layer: number) => boolean {
+  if (!fields.has('attention.sliding_window')) return () => false;
+  const key = 'attention.sliding_window_pattern';
+  if (fields.isList(key)) {
+    const flags = fields.list(key);
+    return (layer) => flags?.[layer] === true;
+  }
+  const pattern = fields.count(key, defaultPattern);
+  return (layer) => (layer + 1) % pattern !== 0;
+}
+
+/** What the published checkpoints do not use, and this file does not compute. */
+function refuseSoftCaps(fields: Fields, ...keys: string[]): void {
+  for (const key of keys) {
+    if (fields.number(key, 0) !== 0) throw new XllmError('model_unsupported', `Gemma 3 with ${key} is not supported`);
+  }
+}
+
 export const gemma3Text: Architecture = {
   hfName: 'Gemma3ForCausalLM',
   ggufName: 'gemma3',
   fromHf: (fields, common) => {
+    refuseSoftCaps(fields, 'attn_logit_softcapping', 'final_logit_softcapping');
+    if (fields.flag('use_bidirectional_attention', false)) {
+      throw new XllmError('model_unsupported', 'Gemma 3 with use_bidirectional_attention is not supported');
+    }
     const pattern = fields.count('sliding_window_pattern', fields.count('_sliding_window_pattern', defaultPattern));
     const isSliding = slidingLayers(fields, (layer) => (layer + 1) % pattern !== 0);
     const parameters = fields.nested('rope_parameters');
@@ -41,13 +66,14 @@ export const gemma3Text: Architecture = {
     };
   },
   fromGguf: (fields, common) => {
-    const isSliding = (layer: number) => (layer + 1) % defaultPattern !== 0;
+    refuseSoftCaps(fields, 'final_logit_softcapping');
+    const isSliding = ggufPattern(fields);
     const global = common.layers[0]?.rope ?? { base: 1_000_000, scaling: { type: 'none' } };
     const local: RopeConfig = { base: fields.number('rope.freq_base_swa', 10_000), scaling: { type: 'none' } };
     // Only the 27B model scales by the hidden size per head; its layer count tells, as in llama.cpp.
     const is27B = common.layers.length === 62;
     return {
-      ...gemma3(common, fields.count('attention.sliding_window'), isSliding, { local, global }),
+      ...gemma3(common, fields.count('attention.sliding_window', common.maxPositions), isSliding, { local, global }),
       attentionScale: (is27B ? common.hiddenSize / common.numHeads : common.headDim) ** -0.5,
     };
   },

@@ -24,6 +24,7 @@ export function readGgufConfig(fields: Fields, facts: GgufTensorFacts, architect
     throw unsupported('key and value heads of different sizes');
   }
   if (fields.count('rope.dimension_count', headDim) !== headDim) throw unsupported('rotation of a part of each head');
+  if (fields.number('expert_count', 0) > 0) throw unsupported('experts (a mixture-of-experts model)');
   const scaling: RopeScaling = facts.ropeFactors
     ? { type: 'factors', factors: facts.ropeFactors }
     : readScaling(fields);

@@ -10,6 +10,7 @@ export function readHfConfig(fields: Fields, generation: Fields | null, architec
   const hiddenSize = fields.count('hidden_size');
   const numHeads = fields.count('num_attention_heads');
   const headDim = fields.count('head_dim', hiddenSize / numHeads);
+  if (fields.number('partial_rotary_factor', 1) !== 1) throw unsupported('rotation of a part of each head');
   const rope = readRope(fields, fields.nested('rope_parameters'));
   const numLayers = fields.count('num_hidden_layers');
   return {
