@@ -1,13 +1,14 @@
 // Owns the decoder that all architectures are variants of: what a layer computes, given its weights.
 // Legend: T tokens, O output tokens, D hidden size, H heads, G key/value heads, K head dim, F feed-forward size, V vocabulary.
 import type { Graph } from '../tensor/graph.ts';
-import { add, columns, gated, getRows, linear, type Rope, rmsNorm, rope, scale, splitHeads } from '../tensor/ops.ts';
+import { add, columns, gated, getRows, type Rope, rmsNorm, rope, scale, splitHeads } from '../tensor/ops.ts';
+import type { Matrix } from '../tensor/products.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { ModelConfig } from './config.ts';
 
 export interface Linear {
   /** [N,D] */
-  readonly weight: Tensor;
+  readonly weight: Matrix;
   /** [N] */
   readonly bias: Tensor | null;
 }
@@ -74,11 +75,7 @@ export function forward(
       mixed = getRows(g, mixed, inputs.outputTokens); // [O,H*K]
       x = getRows(g, x, inputs.outputTokens); // [O,D]
     }
-    x = add(
-      g,
-      x,
-      postNorm(g, config, linear(g, mixed, layer.attnOutput.weight, layer.attnOutput.bias), layer.attnPostNorm),
-    );
+    x = add(g, x, postNorm(g, config, linear(g, mixed, layer.attnOutput), layer.attnPostNorm));
     x = add(g, x, postNorm(g, config, feedForward(g, config, layer, x), layer.ffnPostNorm));
   }
   return rmsNorm(g, x, weights.outputNorm, config.normEps);
@@ -86,7 +83,7 @@ export function forward(
 
 /** hidden [O,D] → logits [O,V] */
 export function head(g: Graph, weights: ModelWeights, hidden: Tensor): Tensor {
-  return linear(g, hidden, weights.head.weight, weights.head.bias);
+  return linear(g, hidden, weights.head);
 }
 
 function attentionHalf(
@@ -110,15 +107,20 @@ function attentionHalf(
 
 function feedForward(g: Graph, config: ModelConfig, layer: LayerWeights, x: Tensor): Tensor {
   const normed = rmsNorm(g, x, layer.ffnNorm, config.normEps);
-  const { weight, bias } = layer.down;
-  const products = layer.gateUp.map((part) => linear(g, normed, part.weight, part.bias));
+  const products = layer.gateUp.map((part) => linear(g, normed, part));
   const [gate, up] = products as [Tensor, Tensor | undefined]; // [T,2F], or [T,F] each
-  return linear(g, gated(g, config.activation, gate, up ?? null), weight, bias);
+  return linear(g, gated(g, config.activation, gate, up ?? null), layer.down);
+}
+
+/** x [T,D] · weightᵀ + bias → [T,N] */
+function linear(g: Graph, x: Tensor, { weight, bias }: Linear): Tensor {
+  const product = weight.multiply(g, x);
+  return bias ? add(g, product, bias) : product;
 }
 
 /** x [T,D] → one [T,width] each; views where the matrices are stacked. */
 function project(g: Graph, x: Tensor, stacked: Stacked, widths: readonly number[]): Tensor[] {
-  const products = stacked.map((part) => linear(g, x, part.weight, part.bias));
+  const products = stacked.map((part) => linear(g, x, part));
   const [only] = products;
   if (products.length > 1 || !only) return products;
   let from = 0;

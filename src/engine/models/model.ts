@@ -7,6 +7,7 @@ import type { KvElement } from '../kv/cache-group.ts';
 import { isFloatType, type TensorType } from '../tensor/dtype.ts';
 import { TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
+import { EmittedProducts, type Matrix, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
 import { loadWeights, type WeightRequest } from '../weights/weight-loader.ts';
@@ -18,6 +19,8 @@ import { ropeFactors } from './rope-scaling.ts';
 
 export interface LoadOptions {
   readonly dtype: DTypePolicy;
+  /** Matrices of packed formats are laid out for these. */
+  readonly products: ProductKernels;
   readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
 }
 
@@ -27,25 +30,18 @@ export class Model {
   readonly dtype: DTypePolicy;
   /** Formats of the matrices, sorted: part of what decides the bits of the results. */
   readonly weightTypes: readonly TensorType[];
+  readonly products: ProductKernels;
   readonly numBytes: number;
-  readonly #space: TensorSpace;
-  readonly #memories: readonly NativeMemory[];
+  readonly #parts: ModelParts;
 
-  constructor(
-    config: ModelConfig,
-    dtype: DTypePolicy,
-    weights: ModelWeights,
-    space: TensorSpace,
-    memories: readonly NativeMemory[],
-    weightTypes: readonly TensorType[],
-  ) {
+  constructor(config: ModelConfig, { dtype, products }: LoadOptions, weights: ModelWeights, parts: ModelParts) {
     this.config = config;
     this.dtype = dtype;
+    this.products = products;
     this.weights = weights;
-    this.weightTypes = weightTypes;
-    this.numBytes = memories.reduce((sum, memory) => sum + memory.numBytes, 0);
-    this.#space = space;
-    this.#memories = memories;
+    this.weightTypes = parts.weightTypes;
+    this.numBytes = parts.memories.reduce((sum, memory) => sum + memory.numBytes, 0);
+    this.#parts = parts;
   }
 
   /** Whether products with one row may differ from the same row among several. */
@@ -60,9 +56,19 @@ export class Model {
 
   /** No graph that uses the weights may run afterwards. */
   close(): void {
-    this.#space.free();
-    for (const memory of this.#memories) memory.free();
+    const { space, emitted, memories } = this.#parts;
+    space.free();
+    emitted?.free();
+    for (const memory of memories) memory.free();
   }
+}
+
+/** What a model's weights stand on. */
+interface ModelParts {
+  readonly space: TensorSpace;
+  readonly emitted: EmittedProducts | null;
+  readonly memories: readonly NativeMemory[];
+  readonly weightTypes: readonly TensorType[];
 }
 
 /**
@@ -71,28 +77,54 @@ export class Model {
  */
 export async function loadModel(ggml: Ggml, file: WeightsFile, options: LoadOptions): Promise<Model> {
   const config = await readModelConfig(file);
-  const plan = new LoadPlan(file, config, options.dtype);
+  const emitted = options.products === 'ggml' ? null : new EmittedProducts(options.products);
+  try {
+    return await loadWith(ggml, file, options, config, emitted);
+  } catch (error) {
+    emitted?.free();
+    throw error;
+  }
+}
+
+async function loadWith(
+  ggml: Ggml,
+  file: WeightsFile,
+  options: LoadOptions,
+  config: ModelConfig,
+  emitted: EmittedProducts | null,
+): Promise<Model> {
+  const plan = new LoadPlan(file, config, options.dtype, emitted);
   const build = planWeights(plan);
   const { weights, memory } = await loadWeights(ggml, file, plan.requests, options.onProgress);
   const ropes = [...new Set(config.layers.map((layer) => layer.rope))];
   const space = new TensorSpace(ggml, weights.length + ropes.length);
-  const tensors = weights.map(({ type, shape, address }) => space.leaf(type, shape, address));
+  const tensors = weights.map(({ type, shape, address }, i) =>
+    plan.requests[i]?.packing ? null : space.leaf(type, shape, address),
+  );
   const factorMemory = allocateNative(ropes.length * config.headDim * 4);
   const ropeOf = new Map(ropes.map((rope, i) => [rope, placeRope(space, factorMemory, config, rope, i)]));
-  const built = build(
-    (index) => {
+  const built = build({
+    tensor(index) {
       const tensor = tensors[index];
-      invariant(tensor, `weight ${index} was not requested`);
+      invariant(tensor, `weight ${index} was not requested, or is packed`);
       return tensor;
     },
-    (rope) => {
+    matrix(index) {
+      const [tensor, weight] = [tensors[index], weights[index]];
+      invariant(weight, `weight ${index} was not requested`);
+      if (tensor) return new PlainMatrix(tensor);
+      invariant(emitted, 'a packed matrix without kernels');
+      return emitted.matrix(weight.type, weight.shape as [number, number], weight.address);
+    },
+    rope(rope) {
       const placed = ropeOf.get(rope);
       invariant(placed, 'a rope was not placed');
       return placed;
     },
-  );
+  });
   const matrixTypes = weights.filter(({ shape }) => shape.length > 1).map(({ type }) => type);
-  return new Model(config, options.dtype, built, space, [memory, factorMemory], [...new Set(matrixTypes)].sort());
+  const weightTypes = [...new Set(matrixTypes)].sort();
+  return new Model(config, options, built, { space, emitted, memories: [memory, factorMemory], weightTypes });
 }
 
 function placeRope(
@@ -114,8 +146,12 @@ function placeRope(
   };
 }
 
-type TensorOf = (request: number) => Tensor;
-type RopeOf = (rope: RopeConfig) => Rope;
+/** What was loaded, by number of request. */
+interface Loaded {
+  readonly tensor: (request: number) => Tensor;
+  readonly matrix: (request: number) => Matrix;
+  readonly rope: (rope: RopeConfig) => Rope;
+}
 
 /** Collects what to load and checks each tensor's shape; requests are known by number until they are loaded. */
 class LoadPlan {
@@ -123,11 +159,13 @@ class LoadPlan {
   readonly config: ModelConfig;
   readonly file: WeightsFile;
   readonly #dtype: DTypePolicy;
+  readonly #emitted: EmittedProducts | null;
 
-  constructor(file: WeightsFile, config: ModelConfig, dtype: DTypePolicy) {
+  constructor(file: WeightsFile, config: ModelConfig, dtype: DTypePolicy, emitted: EmittedProducts | null) {
     this.file = file;
     this.config = config;
     this.#dtype = dtype;
+    this.#emitted = emitted;
   }
 
   has(name: string): boolean {
@@ -143,7 +181,12 @@ class LoadPlan {
     return this.has(name) ? this.vector(name, length, add) : null;
   }
 
-  /** [rows, columns] each, stacked where their formats agree and either all or none have a bias. */
+  /** [rows, columns], of which rows are read. */
+  table(name: string, rows: number, columns: number): number {
+    return this.#request([this.#find(`${name}.weight`, [rows, columns])]);
+  }
+
+  /** [rows, columns] each, multiplied with; stacked where their formats agree and either all or none have a bias. */
   stacked(
     names: readonly string[],
     rows: readonly number[],
@@ -156,18 +199,33 @@ class LoadPlan {
     const types = new Set(weights.map((info) => targetType(info, this.#dtype)));
     const numBiases = biases.filter((bias) => bias !== null).length;
     if (types.size === 1 && (numBiases === 0 || numBiases === names.length)) {
-      return [{ weight: this.#request(weights), bias: numBiases ? this.#request(biases as TensorInfo[]) : null }];
+      return [{ weight: this.#matrix(weights), bias: numBiases ? this.#request(biases as TensorInfo[]) : null }];
     }
     return weights.map((weight, i) => {
       const bias = biases[i];
-      return { weight: this.#request([weight]), bias: bias ? this.#request([bias]) : null };
+      return { weight: this.#matrix([weight]), bias: bias ? this.#request([bias]) : null };
     });
   }
 
-  #request(sources: readonly TensorInfo[], add = 0): number {
+  /** Whether the matrix is laid out in another way for products than its rows are read. */
+  packs(name: string): boolean {
+    const info = this.file.tensors.get(`${name}.weight`);
+    return info !== undefined && this.#packing(info) !== null;
+  }
+
+  #packing(info: TensorInfo): WeightRequest['packing'] {
+    return this.#emitted?.packing(targetType(info, this.#dtype)) ?? null;
+  }
+
+  #matrix(sources: readonly TensorInfo[]): number {
+    const [first] = sources;
+    return this.#request(sources, 0, first ? this.#packing(first) : null);
+  }
+
+  #request(sources: readonly TensorInfo[], add = 0, packing: WeightRequest['packing'] = null): number {
     const [first] = sources;
     invariant(first, 'a request without sources');
-    this.requests.push({ sources, target: targetType(first, this.#dtype), add });
+    this.requests.push({ sources, target: targetType(first, this.#dtype), add, packing });
     return this.requests.length - 1;
   }
 
@@ -185,21 +243,25 @@ class LoadPlan {
 }
 
 /** Requests every weight; the result assembles them once they are loaded. */
-function planWeights(plan: LoadPlan): (tensorOf: TensorOf, ropeOf: RopeOf) => ModelWeights {
+function planWeights(plan: LoadPlan): (loaded: Loaded) => ModelWeights {
   const { config, file } = plan;
   const names = tensorNames(file);
   const D = config.hiddenSize;
   const { embedding, outputNorm, head } = names.model;
-  const embeddingAt = plan.stacked([embedding], [config.vocabSize], D);
+  const embeddingAt = plan.table(embedding, config.vocabSize, D);
   const outputNormAt = plan.vector(`${outputNorm}.weight`, D, config.normOffset);
-  // Without a head of its own the model uses the embeddings.
-  const headAt = plan.has(`${head}.weight`) ? plan.stacked([head], [config.vocabSize], D) : embeddingAt;
+  // Without a head of its own the model uses the embeddings, whose rows must stay readable.
+  const headName = plan.has(`${head}.weight`) ? head : embedding;
+  const headAt =
+    headName === head || plan.packs(embedding)
+      ? plan.stacked([headName], [config.vocabSize], D)
+      : [{ weight: embeddingAt, bias: null }];
   const layersAt = config.layers.map((_, index) => planLayer(plan, (part) => names.layer(index, part)));
 
-  return (tensorOf, ropeOf) => {
+  return ({ tensor: tensorOf, matrix: matrixOf, rope: ropeOf }) => {
     const optional = (at: number | null) => (at === null ? null : tensorOf(at));
     const linears = (at: readonly { weight: number; bias: number | null }[]): Stacked =>
-      at.map(({ weight, bias }) => ({ weight: tensorOf(weight), bias: optional(bias) }));
+      at.map(({ weight, bias }) => ({ weight: matrixOf(weight), bias: optional(bias) }));
     const one = (at: readonly { weight: number; bias: number | null }[]): Linear => {
       const [only] = linears(at);
       invariant(only, 'no product');
@@ -220,7 +282,7 @@ function planWeights(plan: LoadPlan): (tensorOf: TensorOf, ropeOf: RopeOf) => Mo
         rope: ropeOf(config.layers[index]!.rope),
       }),
     );
-    return { embedding: one(embeddingAt).weight, layers, outputNorm: tensorOf(outputNormAt), head: one(headAt) };
+    return { embedding: tensorOf(embeddingAt), layers, outputNorm: tensorOf(outputNormAt), head: one(headAt) };
   };
 }
 

@@ -79,6 +79,7 @@ export function numericsId(options: CreateExecutorOptions): string {
   const { ggml, model, deterministic } = options;
   const parts = [
     choose(options).kernels,
+    model.products,
     // Emitted kernels have no fast and loose setting: only products of float weights and ggml's attention do.
     deterministic ? 'deterministic' : 'fast',
     ggml.version,

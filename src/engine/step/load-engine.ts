@@ -12,6 +12,7 @@ import { loadModel, type Model } from '../models/model.ts';
 import { createEditsBuilder } from '../sampler/edits.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import type { SchedulerLimits, SchedulingPolicy } from '../scheduler/spec.ts';
+import { chooseProducts } from '../tensor/products.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
 import { createGgmlExecutor } from './create-executor.ts';
 import type { Executor } from './executor.ts';
@@ -61,7 +62,7 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
   const file = await openWeights(options.modelPath);
   let model: Model;
   try {
-    model = await loadModel(ggml, file, { dtype: options.dtype });
+    model = await loadModel(ggml, file, { dtype: options.dtype, products: chooseProducts(options.kernels) });
   } finally {
     file.close();
   }
@@ -142,7 +143,7 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
       memory: memory.summary.join('; '),
       'KV layout': `${space.layout} (${space.reason})`,
       context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
-      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${executor.choice.kernels} (${executor.choice.reason}), ggml ${ggml.version} (${ggml.variant})`,
+      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${executor.choice.kernels} (${executor.choice.reason}), products ${model.products}, ggml ${ggml.version} (${ggml.variant})`,
     },
     close: async () => {
       await executor.close();

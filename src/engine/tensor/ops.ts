@@ -14,11 +14,10 @@ export function getRows(g: Graph, table: Tensor, rows: Tensor): Tensor {
   return g.add(g.ggml.getRows(g.ctx, table.address, rows.address), type, [T, D]);
 }
 
-/** x [T,D] · w [N,D]ᵀ (+ bias [N]) → F32 [T,N]. Each output depends on its row of x only. */
-export function linear(g: Graph, x: Tensor, w: Tensor, bias: Tensor | null = null): Tensor {
+/** x [T,D] · w [N,D]ᵀ → F32 [T,N], by ggml. */
+export function multiply(g: Graph, x: Tensor, w: Tensor): Tensor {
   const { T, N } = match({ x: [x, 'T', 'D'], w: [w, 'N', 'D'] }) as { T: number; N: number };
-  const product = g.add(g.ggml.mulMat(g.ctx, w.address, x.address), 'F32', [T, N]);
-  return bias ? add(g, product, bias) : product;
+  return g.add(g.ggml.mulMat(g.ctx, w.address, x.address), 'F32', [T, N]);
 }
 
 /** a [..,D] + b of a's shape, or [D] for every row. */

@@ -6,6 +6,7 @@ import type { Address } from '../ffi/koffi.ts';
 import { SystemError } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { bytesOf, type TensorType, tensorTypes } from '../tensor/dtype.ts';
+import type { Packing } from '../tensor/products.ts';
 import { isWeightType } from './dtype-policy.ts';
 
 /** Tensors of one format and row length become one, below each other. */
@@ -14,6 +15,8 @@ export interface WeightRequest {
   readonly target: TensorType;
   /** Added to every element; F32 targets only. */
   readonly add: number;
+  /** How the rows are laid out; null: below each other. */
+  readonly packing: Packing | null;
 }
 
 export interface Weight {
@@ -53,13 +56,21 @@ export async function loadWeights(
   try {
     for (const [i, request] of requests.entries()) {
       let offset = offsets[i] ?? 0;
+      const end = offset + targetBytes(request);
+      const { packing } = request;
       weights.push({ type: request.target, shape: stackedShape(request), address: memory.address + offset });
+      let row = 0;
       for (const source of request.sources) {
         const length = bytesOf(request.target, source.numElements);
-        await loadTensor(ggml, files, source, request, new Uint8Array(memory.buffer, offset, length));
-        offset += length;
+        const destination = new Uint8Array(memory.buffer, offset, packing ? end - offset : length);
+        if (packing) await loadPacked(files, source, request, packing, destination, row);
+        else {
+          await loadTensor(ggml, files, source, request, destination);
+          offset += length;
+        }
+        row += source.shape[0] ?? 1;
       }
-      onProgress(offset, numBytes);
+      onProgress(end, numBytes);
     }
   } catch (error) {
     memory.free();
@@ -68,7 +79,11 @@ export async function loadWeights(
   return { weights, memory };
 }
 
-function targetBytes({ sources, target }: WeightRequest): number {
+function targetBytes({ sources, target, packing }: WeightRequest): number {
+  if (packing) {
+    const numRows = sources.reduce((sum, { shape }) => sum + (shape[0] ?? 1), 0);
+    return packing.numBytes(numRows, sources[0]?.shape.at(-1) ?? 1);
+  }
   return sources.reduce((sum, source) => sum + bytesOf(target, source.numElements), 0);
 }
 
@@ -118,6 +133,28 @@ async function loadTensor(
     const out = destination.subarray(bytesOf(target, row * rowElements), bytesOf(target, (row + rows) * rowElements));
     if (target === 'F32') out.set(new Uint8Array(values.buffer));
     else ggml.quantizeRows(tensorTypes[target].ggmlType, values, out, rows, rowElements);
+  }
+}
+
+/** Packs a source as rows `firstRow`, … of the matrix at `destination`. */
+async function loadPacked(
+  files: TensorFiles,
+  source: TensorInfo,
+  { target }: WeightRequest,
+  packing: Packing,
+  destination: Uint8Array,
+  firstRow: number,
+): Promise<void> {
+  invariant(source.dtype === target, `packing converts nothing, ${source.name} is ${source.dtype}`);
+  const rowElements = source.shape.at(-1) ?? 1;
+  const rowBytes = bytesOf(target, rowElements);
+  const numRows = source.numElements / rowElements;
+  const rowsAtOnce = Math.max(1, Math.floor(pieceBytes / rowBytes));
+  const raw = new Uint8Array(Math.min(rowsAtOnce, numRows) * rowBytes);
+  for (let row = 0; row < numRows; row += rowsAtOnce) {
+    const piece = raw.subarray(0, Math.min(rowsAtOnce, numRows - row) * rowBytes);
+    await files.read(source, piece, row * rowBytes);
+    packing.pack(piece, rowElements, destination, firstRow + row);
   }
 }
 

@@ -46,8 +46,15 @@ export function loadCode(codes: readonly MachineCode[]): ExecutableCode {
 /** Whether emitted code can run in this process. */
 export type ExecutionProbe = { readonly ok: true } | { readonly ok: false; readonly reason: string };
 
-/** Writes a function of two instructions, makes it executable and calls it. */
+let probe: ExecutionProbe | undefined;
+
+/** Asks once: writes a function of two instructions, makes it executable and calls it. */
 export function canExecute(): ExecutionProbe {
+  probe ??= tryExecuting();
+  return probe;
+}
+
+function tryExecuting(): ExecutionProbe {
   if (process.arch !== 'x64')
     return { ok: false, reason: `the kernels are x86-64 code, this process is ${process.arch}` };
   if (process.platform !== 'linux')

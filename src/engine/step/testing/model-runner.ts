@@ -6,6 +6,7 @@ import { cacheGroups } from '../../models/config.ts';
 import { loadModel, type Model } from '../../models/model.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
 import type { SampleRow } from '../../scheduler/sampling-params.ts';
+import { chooseProducts } from '../../tensor/products.ts';
 import type { DTypePolicy } from '../../weights/dtype-policy.ts';
 import { createGgmlExecutor } from '../create-executor.ts';
 import type { GgmlExecutor } from '../ggml-executor.ts';
@@ -18,6 +19,8 @@ export interface RunnerOptions {
   readonly deterministic?: boolean;
   readonly numThreads?: number;
   readonly numPages?: number;
+  /** False: `step` gives no logits; for measurements. */
+  readonly keepLogits?: boolean;
 }
 
 /** Some tokens of one sequence. */
@@ -66,16 +69,17 @@ export class ModelRunner {
       numThreads: options.numThreads ?? 1,
       polls: false,
       maxNumSeqs: 64,
-      observe: (_, logits) => {
-        this.#logits = logits.slice();
-      },
+      ...(options.keepLogits === false
+        ? {}
+        : { observe: (_: StepPlan, logits: Float32Array) => void (this.#logits = logits.slice()) }),
     });
   }
 
   static async open(path: string, options: RunnerOptions = {}): Promise<ModelRunner> {
     const file = await openWeights(path);
     try {
-      const model = await loadModel(openGgml(), file, { dtype: options.dtype ?? 'auto' });
+      const products = chooseProducts(options.kernels ?? 'auto');
+      const model = await loadModel(openGgml(), file, { dtype: options.dtype ?? 'auto', products });
       const numPages = options.numPages ?? 256;
       const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
       return new ModelRunner(model, space, options, numPages);

@@ -1,0 +1,122 @@
+// Owns products with weights: by ggml, or by emitted kernels from matrices packed for them.
+// Legend: T tokens, K length of a row, N output features.
+import { invariant } from '../../common/errors.ts';
+import type { Address } from '../ffi/koffi.ts';
+import { canExecute, type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
+import { cpuFeatures, type Isa, supportedIsas } from '../jit/cpu-features.ts';
+import { emitProduct } from '../jit/kernels/product.ts';
+import {
+  PRODUCT_BLOCK_BYTES,
+  packedBytes,
+  packedFormats,
+  recordBytes,
+  type StripLayout,
+  stripLayout,
+  writeProductBlock,
+} from '../jit/kernels/product-abi.ts';
+import { packRows } from '../jit/kernels/product-pack.ts';
+import { emitQuantise } from '../jit/kernels/quantise.ts';
+import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import type { TensorType } from './dtype.ts';
+import type { Graph } from './graph.ts';
+import { custom, multiply } from './ops.ts';
+import { match, type Tensor } from './tensor.ts';
+
+/** A matrix of weights [N,K]. */
+export interface Matrix {
+  /** x [T,K] → F32 [T,N]. Each output depends on its row of x only. */
+  multiply(g: Graph, x: Tensor): Tensor;
+}
+
+/** A matrix as ggml takes it: rows below each other, in the file's format. */
+export class PlainMatrix implements Matrix {
+  readonly #tensor: Tensor;
+
+  constructor(tensor: Tensor) {
+    this.#tensor = tensor;
+  }
+
+  multiply(g: Graph, x: Tensor): Tensor {
+    return multiply(g, x, this.#tensor);
+  }
+}
+
+/** How rows of one format are laid out for emitted products. */
+export interface Packing {
+  /** Bytes of a matrix [numRows, rowElements]. */
+  numBytes(numRows: number, rowElements: number): number;
+  /** Puts whole rows in the file's format at rows `firstRow`, … of the zeroed matrix at `target`. */
+  pack(source: Uint8Array, rowElements: number, target: Uint8Array, firstRow: number): void;
+}
+
+/** What multiplies: an instruction set's emitted kernels, or ggml. */
+export type ProductKernels = Isa | 'ggml';
+
+/** `auto`: the best that runs here. Another choice that cannot run falls back to ggml. */
+export function chooseProducts(wanted: 'auto' | ProductKernels): ProductKernels {
+  const { avx512Vnni } = cpuFeatures();
+  // Without VNNI the 512-bit form has no instruction for its sums.
+  const usable = supportedIsas().filter((isa) => isa !== 'avx512' || avx512Vnni);
+  const isa = wanted === 'auto' || wanted === 'avx512' ? usable[0] : usable.find((each) => each === wanted);
+  return isa && canExecute().ok ? isa : 'ggml';
+}
+
+interface Kernel extends Packing {
+  readonly layout: StripLayout;
+  readonly quantise: Address;
+  readonly product: Address;
+}
+
+/** The emitted kernels of all packed formats, and the node blocks of the matrices made with them. */
+export class EmittedProducts {
+  readonly #code: ExecutableCode;
+  readonly #kernels: ReadonlyMap<TensorType, Kernel>;
+  readonly #blocks: NativeMemory[] = [];
+
+  constructor(isa: Isa) {
+    const layouts = packedFormats.map((format) => stripLayout(format, isa));
+    this.#code = loadCode(layouts.flatMap((layout) => [emitQuantise(layout.record), emitProduct(layout)]));
+    this.#kernels = new Map(layouts.map((layout, i) => [layout.format, this.#kernel(layout, 2 * i)]));
+  }
+
+  #kernel(layout: StripLayout, codeIndex: number): Kernel {
+    const [quantise, product] = this.#code.addresses.slice(codeIndex, codeIndex + 2);
+    invariant(quantise && product, `no code for ${layout.format}`);
+    return {
+      layout,
+      quantise,
+      product,
+      numBytes: (numRows, rowElements) => packedBytes(layout, numRows, rowElements),
+      pack: (source, rowElements, target, firstRow) => packRows(layout, source, rowElements, target, firstRow),
+    };
+  }
+
+  /** null: products with this format stay ggml's. */
+  packing(type: TensorType): Packing | null {
+    return this.#kernels.get(type) ?? null;
+  }
+
+  /** A matrix [N,K] that was packed to `address`; it may be used until `free`. */
+  matrix(type: TensorType, [N, K]: readonly [number, number], address: Address): Matrix {
+    const kernel = this.#kernels.get(type);
+    invariant(kernel, `${type} is not a packed format`);
+    const { layout, quantise, product } = kernel;
+    const block = allocateNative(PRODUCT_BLOCK_BYTES);
+    this.#blocks.push(block);
+    writeProductBlock(block.buffer, 0, layout, K, address);
+    return {
+      multiply(g, x) {
+        const { T } = match({ x: [x, 'T', K] }) as { T: number };
+        invariant(x.type === 'F32' && x.strides[1] === 4, 'elements of a row must be adjacent floats');
+        const records = custom(g, 'I8', [recordBytes(layout.record, T, K)], [x], quantise, 0);
+        return custom(g, 'F32', [T, N], [records], product, block.address);
+      },
+    };
+  }
+
+  /** No graph that multiplies with these matrices may run afterwards. */
+  free(): void {
+    this.#code.free();
+    for (const block of this.#blocks) block.free();
+  }
+}
