@@ -1,7 +1,7 @@
 // Owns hostile text: seeded random texts, messages and templates that must neither crash nor hang nor grow anything.
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { XllmError } from '../../src/common/errors.ts';
 import { ChatTemplates } from '../../src/service/text/chat-template.ts';
 import { JinjaTemplate } from '../../src/service/text/jinja.ts';
@@ -12,7 +12,9 @@ import { readGgufTokenizer } from '../../src/service/text/tokenizer-gguf.ts';
 import { shareSpec, type TokenizerSpec } from '../../src/service/text/tokenizer-spec.ts';
 import { readFixture, readGgmlVocabularies, readSpec } from './text-fixtures.ts';
 
-const numCases = process.env['XLLM_TEST_FULL'] ? 10_000 : 300;
+const isFull = Boolean(process.env['XLLM_TEST_FULL']);
+const numCases = isFull ? 10_000 : 300;
+if (isFull) vi.setConfig({ testTimeout: 1_200_000 });
 
 /** Mulberry32. */
 function randomNumbers(seed: number): () => number {

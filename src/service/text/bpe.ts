@@ -1,5 +1,6 @@
 // Owns byte-pair merging: which neighbouring symbols become one, in order of rank, in time n log n.
 import { invariant } from '../../common/errors.ts';
+import type { Vocabulary } from './vocabulary.ts';
 
 /**
  * Which pairs of token ids merge. `find` gives a slot, or -1 for a pair that never merges; the slot's rank (lower merges
@@ -60,7 +61,7 @@ export class ListedPairs implements PairRules {
 }
 
 /**
- * SentencePiece's rule: a pair merges if its text is a token; the token with the higher score first. Texts are looked up
+ * SentencePiece's rule: a pair merges if its text is a token; the token with the higher score first. Pairs are looked up
  * as they come, through a cache of fixed size: listing all pairs of a large vocabulary takes longer than most prompts.
  */
 export class ScoredPairs implements PairRules {
@@ -68,17 +69,15 @@ export class ScoredPairs implements PairRules {
   readonly merged = new Int32Array(1 << 16);
   readonly #left = new Int32Array(1 << 16).fill(-1);
   readonly #right = new Int32Array(1 << 16);
-  readonly #texts: readonly string[];
-  readonly #idOf: ReadonlyMap<string, number>;
+  readonly #vocabulary: Vocabulary;
   readonly #rankOf: Int32Array;
 
-  /** `idOf` holds the texts that may arise from merging; `scores` are by id, and equal ones leave the order to position. */
-  constructor(texts: readonly string[], idOf: ReadonlyMap<string, number>, scores: ArrayLike<number>) {
-    this.#texts = texts;
-    this.#idOf = idOf;
-    this.#rankOf = new Int32Array(texts.length);
+  /** `vocabulary` holds what may arise from merging; `scores` are by id, and equal ones leave the order to position. */
+  constructor(vocabulary: Vocabulary, scores: ArrayLike<number>) {
+    this.#vocabulary = vocabulary;
+    this.#rankOf = new Int32Array(vocabulary.texts.length);
     const score = (id: number) => scores[id] ?? Number.NEGATIVE_INFINITY;
-    const byScore = [...idOf.values()].sort((a, b) => score(b) - score(a));
+    const byScore = Int32Array.from(vocabulary.ids()).sort((a, b) => score(b) - score(a));
     let rank = 0;
     for (const [i, id] of byScore.entries()) {
       const before = byScore[i - 1];
@@ -90,13 +89,11 @@ export class ScoredPairs implements PairRules {
   find(left: number, right: number): number {
     const slot = hash(left, right) >>> 16;
     if (this.#left[slot] !== left || this.#right[slot] !== right) {
-      const leftText = this.#texts[left];
-      const rightText = this.#texts[right];
-      const id = leftText && rightText ? this.#idOf.get(leftText + rightText) : undefined;
+      const id = this.#vocabulary.findJoined(left, right);
       this.#left[slot] = left;
       this.#right[slot] = right;
-      this.merged[slot] = id === undefined ? -1 : id;
-      if (id !== undefined) this.ranks[slot] = this.#rankOf[id]!; // ids of idOf index texts
+      this.merged[slot] = id;
+      if (id !== -1) this.ranks[slot] = this.#rankOf[id]!; // ids of the vocabulary
     }
     return this.merged[slot] === -1 ? -1 : slot;
   }

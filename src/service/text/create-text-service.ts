@@ -1,4 +1,6 @@
 // Owns the event loop's side of text work: what needs a tokenizer's state goes to worker threads, streams do not.
+import { getCompileCacheDir } from 'node:module';
+import { dirname } from 'node:path';
 import { entryUrl } from '../../common/entry.ts';
 import { XllmError } from '../../common/errors.ts';
 import { IncrementalDecoder } from './stream-decoder.ts';
@@ -31,7 +33,13 @@ type Pool = WorkerPool<TextCall, TextResult, TextWorkerReady | null>;
 export async function createTextService(modelPath: string, options: TextServiceOptions = {}): Promise<TextService> {
   const { numWorkers = 1, maxTextUnits = 4 << 20, maxTemplateSteps = 20_000_000 } = options;
   const { maxCallMs = 30_000, maxHeapMb = 2_048, now = Date.now } = options;
-  const workerData: TextWorkerData = { modelPath, limits: { maxSteps: maxTemplateSteps, maxUnits: maxTextUnits } };
+  const cacheFolder = getCompileCacheDir();
+  const workerData: TextWorkerData = {
+    modelPath,
+    limits: { maxSteps: maxTemplateSteps, maxUnits: maxTextUnits },
+    // The folder ends in a part for this version of Node, which enabling adds again.
+    compileCacheFolder: cacheFolder === undefined ? undefined : dirname(cacheFolder),
+  };
   const { pool, ready } = await WorkerPool.start<TextCall, TextResult, TextWorkerReady | null>({
     entry: entryUrl(import.meta.url, './text-worker.ts'),
     workerData,

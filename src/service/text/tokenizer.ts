@@ -9,10 +9,11 @@ import type { EncodeOptions } from './text-service.ts';
 import { PieceCache } from './piece-cache.ts';
 import type { TokenizerSpec } from './tokenizer-spec.ts';
 import { Unigram } from './unigram.ts';
+import { Vocabulary } from './vocabulary.ts';
 
 /** Longer pieces are rare and their entries large, so they are not cached. */
 const maxCachedUnits = 64;
-/** A symbol that no token covers. It merges with nothing, as no pair of it is listed. */
+/** A symbol that no token covers; it merges with nothing. Also what a vocabulary finds where there is no token. */
 const unknown = -1;
 
 const utf8 = new TextEncoder();
@@ -24,8 +25,8 @@ export class Tokenizer {
   readonly #normalizedAdded: AddedTokens;
   readonly #normalize: Normalize;
   readonly #preTokenize: PreTokenize;
-  /** Texts that merging or segmentation may give. */
-  readonly #idOf: ReadonlyMap<string, number>;
+  /** What merging or segmentation may give. */
+  readonly #vocabulary: Vocabulary;
   readonly #byteIds: Int32Array;
   readonly #merger: PairMerger | null;
   readonly #unigram: Unigram | null;
@@ -45,21 +46,20 @@ export class Tokenizer {
       normalized,
       normalized.map((token) => this.#normalize(token.content)),
     );
-    this.#idOf = reachable(spec);
+    this.#vocabulary = reachable(spec);
     this.#byteIds = Int32Array.from({ length: 256 }, (_, byte) => {
       const text = spec.byteLevel
         ? charOfByte[byte]! // byte < 256
         : `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
-      const id = spec.byteLevel ? this.#idOf.get(text) : spec.tokens.indexOf(text);
-      return id ?? unknown;
+      return spec.byteLevel ? this.#vocabulary.find(text) : spec.tokens.indexOf(text);
     });
     const { model } = spec;
-    this.#unigram = model.kind === 'unigram' ? new Unigram(this.#idOf, model.scores) : null;
+    this.#unigram = model.kind === 'unigram' ? new Unigram(this.#vocabulary, model.scores) : null;
     this.#merger =
       model.kind === 'merges'
-        ? new PairMerger(new ListedPairs(mergedIds(model.merges, this.#idOf)))
+        ? new PairMerger(new ListedPairs(mergedIds(model.merges, this.#vocabulary)))
         : model.kind === 'scores'
-          ? new PairMerger(new ScoredPairs(spec.tokens, this.#idOf, model.scores))
+          ? new PairMerger(new ScoredPairs(this.#vocabulary, model.scores))
           : null;
   }
 
@@ -128,8 +128,8 @@ export class Tokenizer {
     }
     const { model, byteLevel } = this.#spec;
     if (model.kind === 'merges' && model.ignoreMerges) {
-      const whole = this.#idOf.get(byteLevel ? spelled(piece) : piece);
-      if (whole !== undefined) {
+      const whole = this.#vocabulary.find(byteLevel ? spelled(piece) : piece);
+      if (whole !== unknown) {
         ids.push(whole);
         return;
       }
@@ -157,8 +157,8 @@ export class Tokenizer {
     this.#reserve(utf8.encode(piece).length);
     let count = 0;
     for (const character of piece) {
-      const id = this.#idOf.get(character);
-      if (id !== undefined) {
+      const id = this.#vocabulary.find(character);
+      if (id !== unknown) {
         this.#symbols[count++] = id;
         continue;
       }
@@ -196,36 +196,33 @@ function spelled(piece: string): string {
 }
 
 /** User text never becomes a control token: those take part in no merge, nor in segmentation. */
-function reachable(spec: TokenizerSpec): Map<string, number> {
+function reachable(spec: TokenizerSpec): Vocabulary {
   const barred = new Set(spec.unreachable);
   for (const token of spec.added) if (token.special) barred.add(token.id);
-  const idOf = new Map<string, number>();
-  for (const [id, token] of spec.tokens.entries()) if (token !== '' && !barred.has(id)) idOf.set(token, id);
-  return idOf;
+  return new Vocabulary(spec.tokens, (id) => !barred.has(id));
 }
 
 /** The merges whose parts and result are tokens, as ids: left, right, merged, left, … */
-function mergedIds(
-  merges: readonly (string | readonly [string, string])[],
-  idOf: ReadonlyMap<string, number>,
-): Int32Array {
+function mergedIds(merges: readonly (string | readonly [string, string])[], vocabulary: Vocabulary): Int32Array {
   const ids = new Int32Array(3 * merges.length);
   let n = 0;
   for (const merge of merges) {
-    let [left, right] = ['', ''];
+    let left = unknown;
+    let right = unknown;
     if (typeof merge === 'string') {
       // The left side is not empty, so a space at the start belongs to it.
       const at = merge.indexOf(' ', 1);
-      left = merge.slice(0, at);
-      right = merge.slice(at + 1);
-    } else [left, right] = merge;
-    const leftId = idOf.get(left);
-    const rightId = idOf.get(right);
-    const mergedId = leftId === undefined || rightId === undefined ? undefined : idOf.get(left + right);
-    if (leftId === undefined || rightId === undefined || mergedId === undefined) continue;
-    ids[n++] = leftId;
-    ids[n++] = rightId;
-    ids[n++] = mergedId;
+      left = vocabulary.find(merge, 0, at);
+      right = vocabulary.find(merge, at + 1);
+    } else {
+      left = vocabulary.find(merge[0]);
+      right = vocabulary.find(merge[1]);
+    }
+    const merged = vocabulary.findJoined(left, right);
+    if (merged === unknown) continue;
+    ids[n++] = left;
+    ids[n++] = right;
+    ids[n++] = merged;
   }
   return ids.subarray(0, n);
 }

@@ -1,5 +1,6 @@
 // Owns SentencePiece's unigram segmentation: the way through a text with the highest sum of scores.
 import { TextTrie } from './text-trie.ts';
+import type { Vocabulary } from './vocabulary.ts';
 
 /** SentencePiece's penalty below the lowest score for a character without a token. Source: unigram_model.cc. */
 const unknownPenalty = 10;
@@ -9,12 +10,12 @@ export class Unigram {
   readonly #scores: ArrayLike<number>;
   readonly #unknownScore: number;
 
-  /** `idOf` holds the texts that may be used; `scores` are by id. */
-  constructor(idOf: ReadonlyMap<string, number>, scores: ArrayLike<number>) {
+  /** `vocabulary` holds what may be used; `scores` are by id. */
+  constructor(vocabulary: Vocabulary, scores: ArrayLike<number>) {
     this.#scores = scores;
     let lowest = 0;
-    for (const [text, id] of idOf) {
-      this.#trie.add(text, id);
+    for (const id of vocabulary.ids()) {
+      this.#trie.add(vocabulary.texts[id] ?? '', id);
       lowest = Math.min(lowest, scores[id] ?? 0);
     }
     this.#unknownScore = lowest - unknownPenalty;

@@ -7,6 +7,8 @@ import type { SharedTokenTable } from './token-table.ts';
 export interface TextWorkerData {
   readonly modelPath: string;
   readonly limits: JinjaLimits;
+  /** Where the process caches compiled code; undefined where it does not. */
+  readonly compileCacheFolder: string | undefined;
 }
 
 /** What a worker says once, when its tokenizer is ready; null: the model has none. */
