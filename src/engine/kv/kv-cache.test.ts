@@ -6,7 +6,7 @@ import { type CacheGroup, firstReadPosition } from './cache-group.ts';
 import { KvCache, type KvSequence } from './kv-cache.ts';
 import { segments } from './spaces/segments.ts';
 
-const numRuns = process.env['XLLM_TEST_FULL'] ? 2000 : 150;
+const numRuns = process.env['XLLM_TEST_FULL'] ? 1000 : 150;
 const blockTokens = 4;
 const maxModelLen = 64;
 const pageBytes = 1000;

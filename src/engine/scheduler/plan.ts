@@ -55,6 +55,8 @@ export interface StepOutput {
   readonly logprobs: Float32Array;
   /** [O] null where not asked for. */
   readonly topLogprobs: readonly (TopLogprobs | null)[];
+  /** [O] states [D] after the final norm, null for other output kinds; absent where no output is of kind hidden. */
+  readonly hidden?: readonly (Float32Array | null)[];
   readonly graphMode: GraphMode;
   readonly computeMs: number;
 }

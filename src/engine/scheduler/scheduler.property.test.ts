@@ -1,12 +1,14 @@
 // Whatever is batched, chunked, preempted, cached, aborted or scheduled ahead: each sequence gets its own output.
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { SamplingParams } from './sampling-params.ts';
 import type { SequenceSpec } from './spec.ts';
 import { cacheGroup, defaultParams, makeSpec, type Outcome, paged, runAlone, TestEngine } from './testing/harness.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
+// The full counts take minutes on a busy machine.
+vi.setConfig({ testTimeout: 1_200_000 });
 const setups: Readonly<Record<string, readonly CacheGroup[]>> = {
   paged: [paged],
   'paged and window': [paged, cacheGroup({ type: 'window', numTokens: 10 })],
