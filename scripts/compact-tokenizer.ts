@@ -8,8 +8,11 @@ import { openWeights } from '../src/files/open-weights.ts';
 import type { GgufMetadata } from '../src/files/weights-file.ts';
 import { charOfByte } from '../src/service/text/byte-alphabet.ts';
 
-interface TokenizerJson {
-  readonly model: { readonly vocab: Record<string, number>; readonly merges: (string | [string, string])[] };
+export interface TokenizerJson {
+  readonly model: {
+    readonly vocab: Readonly<Record<string, number>>;
+    readonly merges: readonly (string | readonly [string, string])[];
+  };
 }
 
 const utf8 = new TextEncoder();
@@ -25,24 +28,22 @@ function keeper(texts: readonly string[], spelling: (text: string) => string): (
   return (token) => Array.from(token).length === 1 || all.includes(token);
 }
 
+/** `json`, a byte-level tokenizer.json, with the tokens and merges that `texts` can meet; ids stay. */
+export function compactTokenizerJson<Json extends TokenizerJson>(json: Json, texts: readonly string[]): Json {
+  const keep = keeper(texts, spell);
+  const joined = (merge: string | readonly [string, string]) =>
+    typeof merge === 'string' ? merge.replace(' ', '') : merge.join('');
+  const vocab = Object.fromEntries(Object.entries(json.model.vocab).filter(([token]) => keep(token)));
+  const merges = json.model.merges.filter((merge) => keep(joined(merge)));
+  return { ...json, model: { ...json.model, vocab, merges } };
+}
+
 function compactFolder(source: string, target: string, rows: string): void {
-  const texts = readFileSync(rows, 'utf8').trim().split('\n');
-  const keep = keeper(
-    texts.map((line) => (JSON.parse(line) as { text: string }).text),
-    spell,
-  );
+  const lines = readFileSync(rows, 'utf8').trim().split('\n');
+  const texts = lines.map((line) => (JSON.parse(line) as { text: string }).text);
   const json = JSON.parse(readFileSync(join(source, 'tokenizer.json'), 'utf8')) as TokenizerJson;
-  const sides = (merge: string | [string, string]) => (typeof merge === 'string' ? merge.split(' ') : merge);
-  const compact = {
-    ...json,
-    model: {
-      ...json.model,
-      vocab: Object.fromEntries(Object.entries(json.model.vocab).filter(([token]) => keep(token))),
-      merges: json.model.merges.filter((merge) => keep(sides(merge).join(''))),
-    },
-  };
   mkdirSync(target, { recursive: true });
-  writeFileSync(join(target, 'tokenizer.json'), JSON.stringify(compact));
+  writeFileSync(join(target, 'tokenizer.json'), JSON.stringify(compactTokenizerJson(json, texts)));
   const config = JSON.parse(readFileSync(join(source, 'tokenizer_config.json'), 'utf8')) as Record<string, unknown>;
   const { added_tokens_decoder: _, ...rest } = config;
   writeFileSync(join(target, 'tokenizer_config.json'), `${JSON.stringify(rest, null, 2)}\n`);
@@ -87,8 +88,11 @@ function compactMetadata(metadata: GgufMetadata, keep: (token: string) => boolea
   };
 }
 
-const [kind, ...rest] = process.argv.slice(2);
-const [source, target, rows] = rest;
-if (kind === 'folder' && source && target && rows) compactFolder(source, target, rows);
-else if (kind === 'ggml' && source) await compactGgml(rest);
-else throw new Error('usage: folder SOURCE TARGET ROWS.jsonl, or ggml NAME.gguf...');
+async function main([kind, ...rest]: readonly string[]): Promise<void> {
+  const [source, target, rows] = rest;
+  if (kind === 'folder' && source && target && rows) compactFolder(source, target, rows);
+  else if (kind === 'ggml' && source) await compactGgml(rest);
+  else throw new Error('usage: folder SOURCE TARGET ROWS.jsonl, or ggml NAME.gguf...');
+}
+
+if (import.meta.main) await main(process.argv.slice(2));

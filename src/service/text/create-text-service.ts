@@ -10,7 +10,7 @@ import { WorkerPool } from './worker-pool.ts';
 import type { TextCall, TextResult, TextWorkerData, TextWorkerReady } from './worker-messages.ts';
 
 export interface TextServiceOptions {
-  /** Threads; each holds the tokenizer (about 60 MB for 50,000 tokens, 250 MB for 150,000). */
+  /** Threads; each holds the tokenizer (about 50 MB for 50,000 tokens, 130 MB for 150,000). */
   readonly numWorkers?: number;
   /** Longest text that is encoded, and longest prompt that a chat template may write, in UTF-16 units. */
   readonly maxTextUnits?: number;
@@ -22,6 +22,9 @@ export interface TextServiceOptions {
   /** Milliseconds since 1970, for templates that ask for the date. */
   readonly now?: () => number;
 }
+
+/** Reading the largest tokenizer takes a few seconds; more only where a file is made to hang. */
+const maxStartMs = 120_000;
 
 type Pool = WorkerPool<TextCall, TextResult, TextWorkerReady | null>;
 
@@ -45,7 +48,7 @@ export async function createTextService(modelPath: string, options: TextServiceO
     workerData,
     numWorkers,
     maxCallMs,
-    maxStartMs: 4 * maxCallMs,
+    maxStartMs,
     maxHeapMb,
   });
   if (ready !== null) return new WorkerTextService(pool, ready, maxTextUnits, now);

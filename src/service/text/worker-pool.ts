@@ -7,7 +7,7 @@ export interface WorkerPoolOptions {
   readonly entry: URL;
   readonly workerData: unknown;
   readonly numWorkers: number;
-  /** For one call, once a worker has it; for the start of a worker too. */
+  /** For one call, once a worker has it. */
   readonly maxCallMs: number;
   readonly maxStartMs: number;
   /** Heap of one worker. */
