@@ -48,7 +48,7 @@ const engineOptions = {
     .describe('Longest predicted wait; requests beyond it are refused with 503. 0: no limit.'),
   maxNumPartialPrefills: count.default(4).describe('Most prompts prefilled side by side.'),
   maxLongPartialPrefills: count.default(1).describe('Most long prompts among them.'),
-  longPrefillThreshold: count.default(2048).describe('From how many tokens on a prompt counts as long.'),
+  longPrefillThreshold: count.default(256).describe('From how many tokens on a prompt counts as long.'),
   schedulingPolicy: z.enum(['fcfs', 'priority']).default('fcfs').describe('Order of waiting requests.'),
   asyncScheduling: z.boolean().default(true).describe('Plan the next step while the current one computes.'),
   enablePrefixCaching: z.boolean().default(true).describe('Share KV of equal prompt prefixes.'),

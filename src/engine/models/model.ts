@@ -1,19 +1,18 @@
 // Owns a loaded model: its description and its weights in memory, ready to be used in graphs.
-import { invariant, XllmError } from '../../common/errors.ts';
-import type { TensorInfo, WeightsFile } from '../../files/weights-file.ts';
+import { invariant } from '../../common/errors.ts';
+import type { WeightsFile } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvElement } from '../kv/cache-group.ts';
 import { isFloatType, type TensorType } from '../tensor/dtype.ts';
 import { TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
-import { EmittedProducts, type Matrix, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
-import type { Tensor } from '../tensor/tensor.ts';
-import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
-import { loadWeights, type WeightRequest } from '../weights/weight-loader.ts';
-import type { LayerWeights, Linear, ModelWeights, Stacked } from './blocks.ts';
+import { EmittedProducts, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
+import type { DTypePolicy } from '../weights/dtype-policy.ts';
+import { loadWeights } from '../weights/weight-loader.ts';
+import type { ModelWeights } from './blocks.ts';
 import type { ModelConfig, RopeConfig } from './config.ts';
-import { type LayerPart, tensorNames } from './names.ts';
+import { LoadPlan, planWeights } from './load-plan.ts';
 import { readModelConfig } from './registry.ts';
 import { ropeFactors } from './rope-scaling.ts';
 
@@ -76,7 +75,7 @@ interface ModelParts {
  * model_file_invalid (a tensor is missing or has another shape than the config says) or out_of_memory.
  */
 export async function loadModel(ggml: Ggml, file: WeightsFile, options: LoadOptions): Promise<Model> {
-  const config = await readModelConfig(file);
+  const config = withPrecision(await readModelConfig(file), options.dtype);
   const emitted = options.products === 'ggml' ? null : new EmittedProducts(options.products);
   try {
     return await loadWith(ggml, file, options, config, emitted);
@@ -84,6 +83,12 @@ export async function loadModel(ggml: Ggml, file: WeightsFile, options: LoadOpti
     emitted?.free();
     throw error;
   }
+}
+
+/** Under float32 nothing is looked up in tables of 16-bit floats. */
+function withPrecision(config: ModelConfig, dtype: DTypePolicy): ModelConfig {
+  const isCoarse = config.activation === 'gelu_tanh' && dtype === 'float32';
+  return isCoarse ? { ...config, activation: 'gelu_tanh_f32' } : config;
 }
 
 async function loadWith(
@@ -114,7 +119,7 @@ async function loadWith(
       invariant(weight, `weight ${index} was not requested`);
       if (tensor) return new PlainMatrix(tensor);
       invariant(emitted, 'a packed matrix without kernels');
-      return emitted.matrix(weight.type, weight.shape as [number, number], weight.address);
+      return emitted.matrix(weight.type, weight.shape as [number, number], weight.address, plan.fine.has(index));
     },
     rope(rope) {
       const placed = ropeOf.get(rope);
@@ -156,6 +161,11 @@ interface Loaded {
 /** Collects what to load and checks each tensor's shape; requests are known by number until they are loaded. */
 class LoadPlan {
   readonly requests: WeightRequest[] = [];
+  /**
+   * Requests of matrices whose activations keep more bits: the attention's and the head, a quarter of a small model's
+   * work. Measured on the default model: 36 of 45 first tokens as the reference with 8 bits throughout, 45 so.
+   */
+  readonly fine = new Set<number>();
   readonly config: ModelConfig;
   readonly file: WeightsFile;
   readonly #dtype: DTypePolicy;
@@ -191,6 +201,7 @@ class LoadPlan {
     names: readonly string[],
     rows: readonly number[],
     columns: number,
+    isFine = false,
   ): { weight: number; bias: number | null }[] {
     const weights = names.map((name, i) => this.#find(`${name}.weight`, [rows[i] ?? 0, columns]));
     const biases = names.map((name, i) =>
@@ -199,11 +210,13 @@ class LoadPlan {
     const types = new Set(weights.map((info) => targetType(info, this.#dtype)));
     const numBiases = biases.filter((bias) => bias !== null).length;
     if (types.size === 1 && (numBiases === 0 || numBiases === names.length)) {
-      return [{ weight: this.#matrix(weights), bias: numBiases ? this.#request(biases as TensorInfo[]) : null }];
+      return [
+        { weight: this.#matrix(weights, isFine), bias: numBiases ? this.#request(biases as TensorInfo[]) : null },
+      ];
     }
     return weights.map((weight, i) => {
       const bias = biases[i];
-      return { weight: this.#matrix([weight]), bias: bias ? this.#request([bias]) : null };
+      return { weight: this.#matrix([weight], isFine), bias: bias ? this.#request([bias]) : null };
     });
   }
 
@@ -217,9 +230,11 @@ class LoadPlan {
     return this.#emitted?.packing(targetType(info, this.#dtype)) ?? null;
   }
 
-  #matrix(sources: readonly TensorInfo[]): number {
+  #matrix(sources: readonly TensorInfo[], isFine: boolean): number {
     const [first] = sources;
-    return this.#request(sources, 0, first ? this.#packing(first) : null);
+    const request = this.#request(sources, 0, first ? this.#packing(first) : null);
+    if (isFine) this.fine.add(request);
+    return request;
   }
 
   #request(sources: readonly TensorInfo[], add = 0, packing: WeightRequest['packing'] = null): number {
@@ -254,7 +269,7 @@ function planWeights(plan: LoadPlan): (loaded: Loaded) => ModelWeights {
   const headName = plan.has(`${head}.weight`) ? head : embedding;
   const headAt =
     headName === head || plan.packs(embedding)
-      ? plan.stacked([headName], [config.vocabSize], D)
+      ? plan.stacked([headName], [config.vocabSize], D, true)
       : [{ weight: embeddingAt, bias: null }];
   const layersAt = config.layers.map((_, index) => planLayer(plan, (part) => names.layer(index, part)));
 
@@ -294,10 +309,10 @@ function planLayer(plan: LoadPlan, name: (part: LayerPart) => string) {
     plan.optionalVector(`${name(part)}.weight`, length, normOffset);
   return {
     attnNorm: norm('attnNorm', D),
-    qkv: plan.stacked([name('q'), name('k'), name('v')], [Q, KV, KV], D),
+    qkv: plan.stacked([name('q'), name('k'), name('v')], [Q, KV, KV], D, true),
     qNorm: optionalNorm('qNorm', K),
     kNorm: optionalNorm('kNorm', K),
-    attnOutput: plan.stacked([name('attnOutput')], [D], Q),
+    attnOutput: plan.stacked([name('attnOutput')], [D], Q, true),
     attnPostNorm: optionalNorm('attnPostNorm', D),
     ffnNorm: norm('ffnNorm', D),
     gateUp: plan.stacked([name('gate'), name('up')], [F, F], D),

@@ -49,6 +49,8 @@ export interface StripLayout {
  */
 export interface RecordLayout {
   readonly element: 's8' | 's16';
+  /** Largest magnitude of a quant: all that the element and 32-bit sums of 32 products hold. */
+  readonly maxQuant: 127 | 32767;
   readonly scale: number;
   readonly sum: number;
   readonly scaledSum: number;
@@ -57,7 +59,14 @@ export interface RecordLayout {
 
 export function recordLayout(element: 's8' | 's16'): RecordLayout {
   const scale = element === 's8' ? BLOCK : 2 * BLOCK;
-  return { element, scale, sum: scale + 4, scaledSum: scale + 8, bytes: scale + 12 };
+  return {
+    element,
+    maxQuant: element === 's8' ? 127 : 32767,
+    scale,
+    sum: scale + 4,
+    scaledSum: scale + 8,
+    bytes: scale + 12,
+  };
 }
 
 /** Rows of x that are multiplied together: as many as leave registers for the weights. */

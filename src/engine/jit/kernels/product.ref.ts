@@ -1,7 +1,7 @@
 // Owns what quantised products are, in plain loops: the specification of the emitted kernels, bit for bit.
 import { fma32 } from './float.ref.ts';
 import { BLOCK, type PackedFormat } from './product-abi.ts';
-import { MAX_QUANT, MIN_ABSMAX } from './quantise.ts';
+import { MIN_ABSMAX } from './quantise.ts';
 
 export interface QuantisedBlock {
   readonly quants: Int32Array;
@@ -11,13 +11,18 @@ export interface QuantisedBlock {
 }
 
 /** x of BLOCK finite elements. */
-export function quantiseBlock(x: Float32Array): QuantisedBlock {
+export function quantiseBlock(x: Float32Array, maxQuant: number): QuantisedBlock {
   const max = x.reduce((most, value) => Math.max(most, Math.abs(value)), Math.fround(MIN_ABSMAX));
-  const inverse = Math.fround(MAX_QUANT / max);
-  const scale = Math.fround(max / MAX_QUANT);
+  const inverse = Math.fround(maxQuant / max);
+  const scale = Math.fround(max / maxQuant);
   const quants = Int32Array.from(x, (value) => roundToEven(Math.fround(value * inverse)));
   const sum = quants.reduce((a, b) => a + b, 0);
   return { quants, scale, sum, scaledSum: Math.fround(Math.fround(sum) * scale) };
+}
+
+/** What quantising has left of x: quantised in turn, it doubles the bits. */
+export function quantisationRest(x: Float32Array, { quants, scale }: QuantisedBlock): Float32Array {
+  return x.map((value, i) => Math.fround(value - Math.fround(quants[i]! * scale)));
 }
 
 function roundToEven(value: number): number {

@@ -1,4 +1,4 @@
-// Owns the kernel that rounds activations to 8 bits, in blocks of 32 with a scale each.
+// Owns the kernel that rounds activations to 8 or 16 bits, in blocks of 32 with a scale each.
 import type { Assembler } from '../asm/assembler.ts';
 import { emitFunction } from '../asm/function.ts';
 import { mem, ripMem } from '../asm/operands.ts';
@@ -11,14 +11,15 @@ import { BLOCK, type RecordLayout, TILE_ROWS } from './product-abi.ts';
 const PIECE_BLOCKS = 32;
 /** Smaller maxima count as this, so that blocks of zeros have a finite inverse scale. */
 export const MIN_ABSMAX = 1e-30;
-export const MAX_QUANT = 127;
 
 /**
- * dst the records of src[0] x F32 [M,K], rows `nb[1]` apart. A block's scale is its largest magnitude / 127; quants are
- * rounded to nearest, ties to even. Threads take pieces of rows in turn. AVX2 on every machine: it waits for memory.
+ * dst the records of src[0] x F32 [M,K], rows `nb[1]` apart. A block's scale is its largest magnitude / the largest
+ * quant; quants are rounded to nearest, ties to even. With two parts a row becomes two rows of records, its rounded
+ * values and what rounding left of them: their products add up to one with 15 bits of precision. Threads take pieces of
+ * rows in turn. AVX2 on every machine: it waits for memory.
  */
-export function emitQuantise(record: RecordLayout): MachineCode {
-  return emitFunction(`quantise_${record.element}`, 4, (a, f) => {
+export function emitQuantise(record: RecordLayout, numParts: 1 | 2 = 1): MachineCode {
+  return emitFunction(`quantise_${record.element}_${numParts}`, 4, (a, f) => {
     const [dst, unit, nth, node] = f.args as [Gpr, Gpr, Gpr, Gpr];
     const numThreads = f.local();
     a.movsxd(rax, nth);
@@ -38,7 +39,7 @@ export function emitQuantise(record: RecordLayout): MachineCode {
     a.mov(dst, mem(dst, tensorField.data));
     a.lea(pieces, mem(numBlocks, PIECE_BLOCKS - 1));
     a.shr(pieces, Math.log2(PIECE_BLOCKS));
-    const emitBlock = blockEmitter(a, record);
+    const emitBlock = blockEmitter(a, record, numParts);
 
     const loop = a.here('unit');
     a.mov(rax, unit);
@@ -53,12 +54,14 @@ export function emitQuantise(record: RecordLayout): MachineCode {
     a.add(source, x);
     a.imul3(step, count, BLOCK * 4);
     a.add(source, step);
-    // rax the tile, rdx the row in it, step the tile's rows.
+    // Rows of records from here on. rax the tile, rdx the row in it, step the tile's rows.
+    if (numParts === 2) a.shl(rax, 1);
     a.mov(target, TILE_ROWS);
     a.mov(rdx, 0);
     a.div(target);
     a.imul3(rax, rax, TILE_ROWS);
     a.mov(step, numRows);
+    if (numParts === 2) a.shl(step, 1);
     a.sub(step, rax);
     a.cmp(step, target);
     a.cmovg(step, target);
@@ -88,22 +91,23 @@ export function emitQuantise(record: RecordLayout): MachineCode {
   });
 }
 
-/** Loads the constants; the result emits one block of 32 from `source` to the record at `target`. */
-function blockEmitter(a: Assembler, record: RecordLayout): (source: Gpr, target: Gpr) => void {
+/** Loads the constants; the result emits one block of 32 from `source` to the record, or two, at `target`. */
+function blockEmitter(a: Assembler, record: RecordLayout, numParts: 1 | 2): (source: Gpr, target: Gpr) => void {
   const quants = [ymm(0), ymm(1), ymm(2), ymm(3)] as const;
   const [q0, q1, q2, q3] = quants;
   const [max, t, inverse, scale] = [ymm(4), ymm(5), ymm(6), ymm(7)];
   const [magnitude, least, most, order] = [ymm(8), ymm(9), ymm(10), ymm(11)];
+  const rests = [ymm(12), ymm(13), ymm(14), ymm(15)] as const;
   a.vbroadcastss(magnitude, a.i32(0x7fffffff));
   a.vbroadcastss(least, a.f32(MIN_ABSMAX));
-  a.vbroadcastss(most, a.f32(MAX_QUANT));
+  a.vbroadcastss(most, a.f32(record.maxQuant));
   // Packing works within 128-bit lanes and leaves the groups of four in this order.
   a.vmovups(order, ripMem(a.constant(Int32Array.of(0, 4, 1, 5, 2, 6, 3, 7))));
   const low = (register: Vec) => resized(register, 128);
 
-  return (source, target) => {
+  /** The 32 floats in `quants` to the record `offset` bytes from `target`. With `source` their rests stay in `rests`. */
+  const emitRecord = (target: Gpr, offset: number, source: Gpr | null): void => {
     for (const [i, q] of quants.entries()) {
-      a.vmovups(q, mem(source, 32 * i));
       a.vandps(i === 0 ? max : t, q, magnitude);
       if (i > 0) a.vmaxps(max, max, t);
     }
@@ -121,6 +125,15 @@ function blockEmitter(a: Assembler, record: RecordLayout): (source: Gpr, target:
       a.vmulps(q, q, inverse);
       a.vcvtps2dq(q, q);
     }
+    if (source) {
+      a.vbroadcastss(inverse, low(scale));
+      for (const [i, rest] of rests.entries()) {
+        a.vcvtdq2ps(t, quants[i]!);
+        a.vmulps(t, t, inverse);
+        a.vmovups(rest, mem(source, 32 * i));
+        a.vsubps(rest, rest, t);
+      }
+    }
     a.vpaddd(t, q0, q1);
     a.vpaddd(max, q2, q3);
     a.vpaddd(t, t, max);
@@ -129,14 +142,14 @@ function blockEmitter(a: Assembler, record: RecordLayout): (source: Gpr, target:
       a.vpackssdw(q2, q2, q3);
       a.vpacksswb(q0, q0, q2);
       a.vpermd(q0, order, q0);
-      a.vmovdqu(mem(target), q0);
+      a.vmovdqu(mem(target, offset), q0);
     } else {
       a.vpackssdw(q0, q0, q1);
       a.vpackssdw(q2, q2, q3);
       a.vpermq(q0, q0, 0b11_01_10_00);
       a.vpermq(q2, q2, 0b11_01_10_00);
-      a.vmovdqu(mem(target), q0);
-      a.vmovdqu(mem(target, 32), q2);
+      a.vmovdqu(mem(target, offset), q0);
+      a.vmovdqu(mem(target, offset + 32), q2);
     }
     a.vextracti128(low(max), t, 1);
     a.vpaddd(low(t), low(t), low(max));
@@ -144,10 +157,19 @@ function blockEmitter(a: Assembler, record: RecordLayout): (source: Gpr, target:
     a.vpaddd(low(t), low(t), low(max));
     a.vpshufd(low(max), low(t), 0b10_11_00_01);
     a.vpaddd(low(t), low(t), low(max));
-    a.vmovd(mem(target, record.sum), low(t));
+    a.vmovd(mem(target, offset + record.sum), low(t));
     a.vcvtdq2ps(low(t), low(t));
     a.vmulss(low(t), low(t), low(scale));
-    a.vmovss(mem(target, record.scaledSum), low(t));
-    a.vmovss(mem(target, record.scale), low(scale));
+    a.vmovss(mem(target, offset + record.scaledSum), low(t));
+    a.vmovss(mem(target, offset + record.scale), low(scale));
+  };
+
+  return (source, target) => {
+    for (const [i, q] of quants.entries()) a.vmovups(q, mem(source, 32 * i));
+    emitRecord(target, 0, numParts === 2 ? source : null);
+    if (numParts === 1) return;
+    for (const [i, q] of quants.entries()) a.vmovups(q, rests[i]!);
+    // A row's two rows of records are neighbours in their tile.
+    emitRecord(target, record.bytes, null);
   };
 }

@@ -2,7 +2,9 @@
 import { type Address, koffi } from '../../../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../../../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../../asm/exec-memory.ts';
+import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
+import { interpret } from '../../testing/interpreter.ts';
 import { tensorField } from '../abi.ts';
 import { emitProduct } from '../product.ts';
 import {
@@ -27,32 +29,46 @@ export class ProductMachine {
   readonly layout: StripLayout;
   readonly #N: number;
   readonly #K: number;
+  readonly #numParts: number;
   readonly #code: ExecutableCode;
   readonly #weights: NativeMemory;
   readonly #control: NativeMemory;
   readonly #quantise: Kernel;
   readonly #product: Kernel;
+  /** Runs instead of `#product` where the CPU cannot. */
+  readonly #interpreted: MachineCode | null;
 
-  constructor(format: PackedFormat, isa: Isa, rows: Uint8Array, N: number, K: number) {
+  constructor(
+    format: PackedFormat,
+    isa: Isa,
+    rows: Uint8Array,
+    N: number,
+    K: number,
+    numParts: 1 | 2 = 1,
+    how: 'native' | 'interpreted' = 'native',
+  ) {
     this.layout = stripLayout(format, isa);
     this.#N = N;
     this.#K = K;
-    this.#code = loadCode([emitQuantise(this.layout.record), emitProduct(this.layout)]);
-    const [quantise, product] = this.#code.addresses.map((address) => koffi.decode(BigInt(address), kernelType));
-    this.#quantise = quantise;
-    this.#product = product;
+    this.#numParts = numParts;
+    const product = emitProduct(this.layout);
+    this.#interpreted = how === 'interpreted' ? product : null;
+    this.#code = loadCode([emitQuantise(this.layout.record, numParts), product]);
+    const kernels = this.#code.addresses.map((address) => koffi.decode(BigInt(address), kernelType));
+    [this.#quantise, this.#product] = kernels as [Kernel, Kernel];
     this.#weights = allocateNative(packedBytes(this.layout, N, K));
     packRows(this.layout, rows, K, new Uint8Array(this.#weights.buffer), 0);
     this.#control = allocateNative(PRODUCT_BLOCK_BYTES);
     writeProductBlock(this.#control.buffer, 0, this.layout, K, this.#weights.address);
   }
 
-  /** x [M,K] → y [M,N]. Threads run at once. What y holds behind its end is checked to be untouched. */
+  /** x [M,K] → y [M * parts,N]. Threads run at once. What y holds behind its end is checked to be untouched. */
   async run(x: Float32Array, numThreads = 1): Promise<Float32Array> {
     const M = x.length / this.#K;
-    const numOutputs = M * this.#N;
+    const numProducts = M * this.#numParts;
+    const numOutputs = numProducts * this.#N;
     const [source, target] = [allocateNative(x.byteLength), allocateNative(4 * numOutputs + 64)];
-    const records = allocateNative(recordBytes(this.layout.record, M, this.#K));
+    const records = allocateNative(recordBytes(this.layout.record, numProducts, this.#K));
     const tensors = allocateNative(3 * 512);
     try {
       new Float32Array(source.buffer).set(x);
@@ -61,9 +77,14 @@ export class ProductMachine {
       const [xAt, recordsAt, yAt] = [0, 512, 1024].map((at) => tensors.address + at) as [number, number, number];
       writeTensor(tensors, 0, source.address, this.#K, M, 0);
       writeTensor(tensors, 512, records.address, 1, 1, xAt);
-      writeTensor(tensors, 1024, target.address, this.#N, M, recordsAt);
+      writeTensor(tensors, 1024, target.address, this.#N, numProducts, recordsAt);
       await onThreads(this.#quantise, recordsAt, numThreads, 0);
-      await onThreads(this.#product, yAt, numThreads, this.#control.address);
+      if (this.#interpreted) {
+        const memories = [records, target, tensors, this.#weights, this.#control];
+        const regions = memories.map(({ address, buffer }) => ({ address, view: new DataView(buffer) }));
+        for (let ith = 0; ith < numThreads; ith++)
+          interpret(this.#interpreted, [yAt, ith, numThreads, this.#control.address], regions);
+      } else await onThreads(this.#product, yAt, numThreads, this.#control.address);
       const all = new Float32Array(target.buffer);
       if (all[numOutputs] !== -7) throw new Error('the product wrote behind its end');
       return all.slice(0, numOutputs);
