@@ -81,6 +81,7 @@ const countOnes = (value: bigint) => BigInt(value.toString(2).replaceAll('0', ''
 
 export const generalSemantics: Readonly<Record<string, Semantics>> = {
   mov: assign((o) => o.source(0)),
+  movsxd: assign((o) => BigInt.asIntN(32, o.source(0))),
   lea: assign((o) => o.address()),
   add: compute(
     (a, b) => a + b,
@@ -104,4 +105,8 @@ export const generalSemantics: Readonly<Record<string, Semantics>> = {
   popcnt: assign((o) => countOnes(o.source(0))),
   cmovb: moveIf(({ carry }) => carry),
   cmove: moveIf(({ zero }) => zero),
+  // As if differences never overflowed.
+  cmovl: moveIf(({ sign }) => sign),
+  cmovg: moveIf(({ sign, zero }) => !sign && !zero),
+  cmovle: moveIf(({ sign, zero }) => sign || zero),
 };

@@ -1,4 +1,4 @@
-// Owns running emitted code without the CPU for it: an interpreter of what the samplers use, AVX-512 included.
+// Owns running emitted code without the CPU for it: an interpreter of what samplers and products use, AVX-512 included.
 // It executes the assembler's items (that their bytes are right is shown against GNU as) in memory that it was given.
 import { invariant } from '../../../common/errors.ts';
 import type { Label, Mem, Operand } from '../asm/operands.ts';
@@ -34,6 +34,8 @@ class Machine implements VectorMachine {
   /** 32 registers of 16 lanes. */
   readonly #vectors = new Uint32Array(32 * 16).fill(0x7fc0_dead);
   readonly #masks = new Uint32Array(8).fill(0xffff);
+  /** Items behind the calls that have not returned. */
+  readonly #returns: number[] = [];
   #flags: Flags = { carry: false, zero: false, sign: false };
 
   constructor(code: MachineCode, regions: readonly Region[]) {
@@ -54,10 +56,14 @@ class Machine implements VectorMachine {
       const item = this.#code.items[index++]?.item;
       invariant(item && item.kind !== 'data', 'execution left the code');
       if (item.kind === 'jump') {
+        if (item.jump === 'call') this.#returns.push(index);
         if (this.#holds(item.jump)) index = this.#labelOf(item.target).index;
       } else if (item.kind === 'instruction') {
-        if (item.key === 'ret') break;
-        this.#execute(item);
+        if (item.key === 'ret') {
+          const next = this.#returns.pop();
+          if (next === undefined) break;
+          index = next;
+        } else this.#execute(item);
       }
     }
     invariant(this.#gprs[rspId] === stackTop, 'the stack pointer is not restored');
@@ -71,10 +77,14 @@ class Machine implements VectorMachine {
   }
 
   #holds(jump: string): boolean {
-    const { carry, zero } = this.#flags;
+    const { carry, zero, sign } = this.#flags;
     switch (jump) {
       case 'jmp':
+      case 'call':
         return true;
+      // As if differences never overflowed.
+      case 'jl':
+        return sign;
       case 'jb':
         return carry;
       case 'jae':
@@ -97,8 +107,25 @@ class Machine implements VectorMachine {
     const vector = vectorSemantics[key];
     if (general) this.#flags = general(this.#general(operands), this.#flags) ?? this.#flags;
     else if (vector) vector(this, operands);
+    else if (key === 'div') this.#divide(this.#general(operands).dst());
+    else if (key === 'lockXadd') this.#exchangeAdd(operands as [Mem, Gpr]);
     else if (key === 'push' || key === 'pop') this.#pushOrPop(key, operands[0] as Gpr);
     else throw new Error(`instruction ${key} is not interpreted`);
+  }
+
+  /** rax and rdx become quotient and remainder. */
+  #divide(by: bigint): void {
+    const [rax, rdx] = [0, 2];
+    const dividend = (this.#gprs[rdx]! << 64n) | this.#gprs[rax]!;
+    this.#gprs[rax] = dividend / by;
+    this.#gprs[rdx] = dividend % by;
+  }
+
+  #exchangeAdd([place, register]: [Mem, Gpr]): void {
+    const { view, at } = this.#place(this.#addressOf(place), 8);
+    const old = view.getBigUint64(at, true);
+    view.setBigUint64(at, BigInt.asUintN(64, old + this.#gprs[register.id]!), true);
+    this.#gprs[register.id] = old;
   }
 
   #pushOrPop(key: 'push' | 'pop', { id }: Gpr): void {

@@ -2,6 +2,7 @@
 import { invariant } from '../../../common/errors.ts';
 import type { Operand } from '../asm/operands.ts';
 import type { Gpr, Mask, Vec } from '../asm/registers.ts';
+import { fma32 } from '../kernels/float.ref.ts';
 
 /** The interpreter as vector instructions see it. */
 export interface VectorMachine {
@@ -18,6 +19,7 @@ export interface VectorMachine {
 
 type Semantics = (m: VectorMachine, operands: readonly Operand[]) => void;
 
+type Floats = Float32Array<ArrayBuffer>;
 const floats = (lanes: Uint32Array) => new Float32Array(lanes.buffer);
 const signed = (lanes: Uint32Array) => new Int32Array(lanes.buffer);
 const bitsOf = (values: Float32Array | Int32Array) => new Uint32Array(values.buffer);
@@ -136,6 +138,11 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vaddps: floatBinary(add),
   vsubps: floatBinary(subtract),
   vmulps: floatBinary(multiply),
+  vfmadd231ps: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [c, a, b] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
+    m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(a[lane]!, b[lane]!, value))));
+  },
   vmaxps: floatBinary(max),
   vminps: floatBinary(min),
   vaddss: floatScalar(add),
@@ -147,6 +154,7 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vandnps: integerBinary(andNot),
   vxorps: integerBinary(xor),
   vpxor: integerBinary(xor),
+  vpandd: integerBinary(and),
   vpxord: integerBinary(xor),
   vpaddd: integerBinary(add),
   vpsubd: integerBinary(subtract),
@@ -157,6 +165,19 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vpslld: integerShift((a, count) => a << count),
   vpsrld: integerShift((a, count) => a >>> count),
   vpsrad: integerShift((a, count) => a >> count),
+  vpsrlw: integerShift((a, count) => ((a >>> (16 + count)) << 16) | ((a & 0xffff) >>> count)),
+  vpdpbusd: (m, operands) => {
+    const n = numLanesOf(operands);
+    const sums = signed(m.lanes(at(operands, 0), n));
+    const unsignedBytes = new Uint8Array(m.lanes(at(operands, 1), n).buffer);
+    const signedBytes = new Int8Array(m.lanes(at(operands, 2), n).buffer);
+    for (const [i, byte] of unsignedBytes.entries()) sums[i >> 2]! += byte * signedBytes[i]!;
+    m.setLanes(at(operands, 0), bitsOf(sums));
+  },
+  vcvtph2ps: (m, operands) => {
+    const halves = new Float16Array(m.lanes(at(operands, 1), numLanesOf(operands) / 2).buffer);
+    m.setLanes(at(operands, 0), bitsOf(Float32Array.from(halves)));
+  },
   vcvtdq2ps: (m, operands) => {
     const source = signed(m.lanes(at(operands, 1), numLanesOf(operands)));
     m.setLanes(at(operands, 0), bitsOf(Float32Array.from(source)));
