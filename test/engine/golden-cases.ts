@@ -25,6 +25,8 @@ export interface GoldenCase {
   /** [L,5] */
   readonly top5Ids: Int32Array;
   readonly top5Logits: Float32Array;
+  /** [D] of the last position, after the final norm */
+  readonly lastHidden: Float32Array;
   /** [16] */
   readonly greedyIds: readonly number[];
   /** [V] of the 16th step */
@@ -48,7 +50,10 @@ async function readCase(file: TensorFiles, name: string): Promise<GoldenCase> {
     await file.read(info, new Uint8Array(buffer));
     return buffer;
   };
+  const hidden = new Float32Array(await bytes('hidden_last')); // [layers+1,D], the last after the final norm
+  const [numStates] = file.tensors.get(`${name}.hidden_last`)?.shape ?? [1];
   return {
+    lastHidden: hidden.slice(hidden.length - hidden.length / (numStates ?? 1)),
     prompt: [...new Int32Array(await bytes('input_ids'))],
     lastLogits: new Float32Array(await bytes('last_logits')),
     top5Ids: new Int32Array(await bytes('top5_ids')),

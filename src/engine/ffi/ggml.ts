@@ -35,6 +35,8 @@ export interface Ggml {
   add(ctx: C, a: T, b: T): T;
   mul(ctx: C, a: T, b: T): T;
   scale(ctx: C, a: T, factor: N): T;
+  scaleBias(ctx: C, a: T, factor: N, bias: N): T;
+  tanh(ctx: C, a: T): T;
   mulMat(ctx: C, a: T, b: T): T;
   rmsNorm(ctx: C, a: T, eps: N): T;
   getRows(ctx: C, a: T, rows: T): T;
@@ -169,6 +171,8 @@ function bind({ base, cpu, variant }: GgmlLibraries): Ggml {
     add: short('add', 'PPP'),
     mul: short('mul', 'PPP'),
     scale: short('scale', 'PPF'),
+    scaleBias: short('scale_bias', 'PPFF'),
+    tanh: short('tanh', 'PP'),
     mulMat: short('mul_mat', 'PPP'),
     rmsNorm: short('rms_norm', 'PPF'),
     getRows: short('get_rows', 'PPP'),

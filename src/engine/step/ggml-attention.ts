@@ -15,24 +15,8 @@ import type { InputLayout, InputMemory, InputSection, StagedInputs } from '../te
 import { concatRows, dense, flashAttention, getRows, setRows } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { AttentionPath, AttentionShape } from './attention-path.ts';
-import { roundUpBlocks, roundUpTokens } from './buckets.ts';
+import { blockRange, type Call, planCalls } from './ggml-attention-calls.ts';
 
-/** Rows of one call: all decodes together, or a chunk of one prefill. */
-interface Call {
-  readonly rows: readonly CallRow[];
-  readonly numQueries: number;
-  /** [G] KV blocks that are gathered for each row. */
-  readonly numBlocks: readonly number[];
-}
-
-interface CallRow {
-  readonly row: number;
-  readonly firstToken: number;
-  readonly numTokens: number;
-}
-
-/** In the deterministic setting: below 64 queries ggml sums position by position. Measured best of 16, 32, 48. */
-const deterministicQueries = 48;
 const negativeInfinityF16 = 0xfc00;
 /** Row numbers are bounded by the pool, not by the tensors that show it. */
 const unbounded = 2 ** 31 - 1;
@@ -56,54 +40,11 @@ export class GgmlAttention implements AttentionPath {
   }
 
   shapeOf(plan: StepPlan, numTokens: number): AttentionShape {
-    const calls = planCalls(plan, this.#options);
+    const calls = planCalls(plan, this.#options.groups, this.#pools, this.#options.deterministic);
     return new GgmlAttentionShape(this.#options, this.#pools, plan, calls, numTokens);
   }
 
   close(): void {}
-}
-
-/** Rows with one token share a call; others get calls of their own, cut where the deterministic setting asks for it. */
-function planCalls(plan: StepPlan, { groups, space, deterministic }: GgmlAttentionOptions): Call[] {
-  const decodes: CallRow[] = [];
-  const chunks: CallRow[] = [];
-  for (let row = 0; row < plan.numRows; row++) {
-    const firstToken = plan.rowStart[row]!;
-    const numTokens = plan.rowStart[row + 1]! - firstToken;
-    if (numTokens === 1) decodes.push({ row, firstToken, numTokens });
-    const most = deterministic ? deterministicQueries : numTokens;
-    for (let done = 0; numTokens > 1 && done < numTokens; done += most) {
-      chunks.push({ row, firstToken: firstToken + done, numTokens: Math.min(most, numTokens - done) });
-    }
-  }
-  const call = (rows: readonly CallRow[], numQueries: number): Call => ({
-    rows,
-    numQueries,
-    numBlocks: groups.map((group, g) => {
-      const blockTokens = space.layouts[g]?.blockTokens ?? 1;
-      return roundUpBlocks(Math.max(...rows.map((each) => blockRange(plan, group, blockTokens, each).count)));
-    }),
-  });
-  const calls = chunks.map((chunk) => {
-    const padded = Math.max(2, roundUpTokens(chunk.numTokens));
-    return call([chunk], deterministic ? Math.min(padded, deterministicQueries) : padded);
-  });
-  // A lone query sums in parts that depend on the number of threads.
-  if (decodes.length > 0) calls.unshift(call(decodes, deterministic && decodes.length === 1 ? 2 : 1));
-  return calls;
-}
-
-/** Blocks that any of a row's tokens in this call reads. */
-function blockRange(
-  plan: StepPlan,
-  group: CacheGroup,
-  blockTokens: number,
-  row: CallRow,
-): { first: number; count: number } {
-  const from = firstReadPosition(group.kind, plan.positions[row.firstToken]!);
-  const last = plan.positions[row.firstToken + row.numTokens - 1]!;
-  const first = Math.floor(from / blockTokens);
-  return { first, count: Math.floor(last / blockTokens) + 1 - first };
 }
 
 /** A group's pool as tables of overlapping rows, so that row numbers can be any multiple of `unit` bytes. */

@@ -4,7 +4,7 @@ import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
-import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
+import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
 import type { ComputePool } from '../tensor/compute.ts';
 import { GraphCache } from '../tensor/graph-cache.ts';
 import { StagedInputs } from '../tensor/inputs.ts';
@@ -127,7 +127,7 @@ export class GgmlExecutor implements Executor {
     const computeStartMs = performance.now();
     await pool.run(graph.placed.graph.handle, graph.workBytes, numThreads);
     this.#governor.observe(prepared.key, numThreads, performance.now() - computeStartMs);
-    const { logits, sampled } = graph.results();
+    const { hidden, logits, sampled } = graph.results();
     this.#options.observe?.(plan, logits);
     const { tokenIds, logprobs, topLogprobs } = sampler.read(plan, logits, sampled);
     this.#previousTokens = tokenIds;
@@ -136,6 +136,7 @@ export class GgmlExecutor implements Executor {
       tokenIds,
       logprobs,
       topLogprobs,
+      ...hiddenOf(plan, hidden, this.#options.model.config.hiddenSize),
       graphMode: cached ? 'partial' : 'eager',
       computeMs: performance.now() - startMs,
     };
@@ -178,4 +179,13 @@ export class GgmlExecutor implements Executor {
     this.#options.close();
     return Promise.resolve();
   }
+}
+
+/** Copies the states that were asked for: their memory is the next step's. */
+function hiddenOf(plan: StepPlan, hidden: Float32Array, size: number): Pick<StepOutput, 'hidden'> {
+  if (!plan.outputKinds.includes(outputKind.hidden)) return {};
+  const rows = Array.from(plan.outputKinds, (kind, i) =>
+    kind === outputKind.hidden ? hidden.slice(i * size, (i + 1) * size) : null,
+  );
+  return { hidden: rows };
 }

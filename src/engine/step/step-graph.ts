@@ -47,13 +47,23 @@ export function layoutStep({ numTokens, numOutputs, attention }: StepShape): Ste
 const nodesPerLayer = 48;
 const nodesPerCall = 12;
 
+export interface StepResults {
+  /** [O,D] after the final norm */
+  readonly hidden: Float32Array;
+  /** [O,V] */
+  readonly logits: Float32Array;
+  /** What the sampler's node left. */
+  readonly sampled: Int32Array;
+}
+
 export class StepGraph {
   readonly placed: PlacedGraph;
   readonly inputs: InputMemory;
   readonly workBytes: number;
+  readonly #hidden: Tensor;
   readonly #logits: Tensor | null;
   readonly #sampled: Tensor | null;
-  #views: { readonly logits: Float32Array; readonly sampled: Int32Array } | null = null;
+  #views: StepResults | null = null;
 
   constructor(ggml: Ggml, model: Model, sampler: SamplerPath, shape: StepShape, workBytesOf: (graph: Graph) => number) {
     const sections = layoutStep(shape);
@@ -68,10 +78,10 @@ export class StepGraph {
       outputTokens: shape.outputsAreTokens ? null : leaf(sections.outputTokens, Math.max(1, shape.numOutputs)),
     };
     const attention = shape.attention.build(g, this.inputs);
-    const hidden = forward(g, model.config, model.weights, stepInputs, attention);
-    this.#logits = shape.numOutputs > 0 ? head(g, model.weights, hidden) : null;
+    this.#hidden = forward(g, model.config, model.weights, stepInputs, attention);
+    this.#logits = shape.numOutputs > 0 ? head(g, model.weights, this.#hidden) : null;
     this.#sampled = this.#logits && sampler.build(g, this.#logits);
-    this.placed = g.finish([this.#logits, this.#sampled].filter((output) => output !== null));
+    this.placed = g.finish([this.#hidden, this.#logits, this.#sampled].filter((output) => output !== null));
     this.workBytes = workBytesOf(g);
   }
 
@@ -80,9 +90,10 @@ export class StepGraph {
     if (this.placed.place(base)) this.#views = null;
   }
 
-  /** logits F32 [O,V] and what the sampler's node left, of the run that ended last; valid until the next one starts. */
-  results(): { readonly logits: Float32Array; readonly sampled: Int32Array } {
+  /** Of the run that ended last; valid until the next one starts. */
+  results(): StepResults {
     this.#views ??= {
+      hidden: new Float32Array(this.#memoryOf(this.#hidden)),
       logits: new Float32Array(this.#memoryOf(this.#logits)),
       sampled: new Int32Array(this.#memoryOf(this.#sampled)),
     };

@@ -39,7 +39,7 @@ function checkBroadcast(a: Tensor, b: Tensor): void {
 }
 
 export function scale(g: Graph, x: Tensor, factor: number): Tensor {
-  return g.add(g.ggml.scale(g.ctx, x.address, factor), 'F32', x.shape);
+  return g.add(g.ggml.scale(g.ctx, dense(g, x).address, factor), 'F32', x.shape);
 }
 
 /** x [..,D] / rms(x) * w [D], per row. Two nodes that ggml runs as one. */
@@ -64,19 +64,35 @@ export function splitHeads(g: Graph, x: Tensor, numHeads: number): Tensor {
   return g.view(x, [T, numHeads, K], [rowStride, K * elementStride, elementStride]);
 }
 
-export type Activation = 'silu' | 'gelu_tanh';
+/** `gelu_tanh` goes through ggml's table of 16-bit floats (off by up to 1e-3); `gelu_tanh_f32` is computed. */
+export type Activation = 'silu' | 'gelu_tanh' | 'gelu_tanh_f32';
 
 /** gate and up side by side [T,2F], or as two [T,F] → act(gate) * up [T,F]. */
 export function gated(g: Graph, activation: Activation, gate: Tensor, up: Tensor | null): Tensor {
   const { ggml, ctx } = g;
   const [T, width] = gate.shape as [number, number];
+  if (up) match({ gate: [gate, 'T', 'F'], up: [up, 'T', 'F'] });
+  if (activation === 'gelu_tanh_f32') {
+    const half = width / 2;
+    return up
+      ? mul(g, geluTanh(g, gate), up)
+      : gated(g, activation, columns(g, gate, 0, half), columns(g, gate, half, half));
+  }
   const isSilu = activation === 'silu';
   if (up) {
-    match({ gate: [gate, 'T', 'F'], up: [up, 'T', 'F'] });
     const [a, b] = [gate.address, up.address];
     return g.add(isSilu ? ggml.swigluSplit(ctx, a, b) : ggml.gegluSplit(ctx, a, b), 'F32', [T, width]);
   }
   return g.add(isSilu ? ggml.swiglu(ctx, gate.address) : ggml.geglu(ctx, gate.address), 'F32', [T, width / 2]);
+}
+
+/** x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
+function geluTanh(g: Graph, x: Tensor): Tensor {
+  const { ggml, ctx } = g;
+  const cubed = mul(g, mul(g, x, x), x);
+  const inner = scale(g, add(g, scale(g, cubed, 0.044715), x), Math.sqrt(2 / Math.PI));
+  const tanh = g.add(ggml.tanh(ctx, inner.address), 'F32', x.shape);
+  return mul(g, g.add(ggml.scaleBias(ctx, tanh.address, 0.5, 0.5), 'F32', x.shape), x);
 }
 
 export interface Rope {

@@ -32,6 +32,10 @@ export interface Feed {
   /** Tokens of the feed that need logits. Default: the last. */
   readonly outputs?: readonly number[];
   readonly previousOutput?: number;
+  /** A value of `outputKind` for all its outputs. Default: sample. */
+  readonly kind?: number;
+  /** [outputs] for kind promptLogprobs. */
+  readonly targets?: readonly number[];
   /** Which of the runner's page lists holds the sequence. */
   readonly slot: number;
   readonly sampling?: Partial<SampleRow>;
@@ -102,7 +106,12 @@ export class ModelRunner {
     const numTokens = feeds.reduce((sum, { ids }) => sum + ids.length, 0);
     const rowStart = startsOf(feeds.map(({ ids }) => ids.length));
     const outputs = feeds.flatMap((feed, row) =>
-      (feed.outputs ?? [feed.ids.length - 1]).map((token) => ({ row, token: rowStart[row]! + token })),
+      (feed.outputs ?? [feed.ids.length - 1]).map((token, i) => ({
+        row,
+        token: rowStart[row]! + token,
+        kind: feed.kind ?? outputKind.sample,
+        target: feed.targets?.[i] ?? -1,
+      })),
     );
     return {
       stepId: ++this.#stepId,
@@ -116,8 +125,8 @@ export class ModelRunner {
       adapterSlot: new Int32Array(feeds.length),
       outputToken: Int32Array.from(outputs, ({ token }) => token),
       outputRow: Int32Array.from(outputs, ({ row }) => row),
-      outputKinds: new Uint8Array(outputs.length).fill(outputKind.sample),
-      targetIds: new Int32Array(outputs.length).fill(-1),
+      outputKinds: Uint8Array.from(outputs, ({ kind }) => kind),
+      targetIds: Int32Array.from(outputs, ({ target }) => target),
       sampling: outputs.map(({ row }) => ({ ...greedy, ...feeds[row]?.sampling })),
       groups: this.#space.layouts.map(({ blockTokens }) => this.#tables(feeds, blockTokens)),
     };
