@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { supportedIsas } from '../cpu-features.ts';
 import { dotRow, quantisationRest, quantiseBlock, weightBlock } from './product.ref.ts';
-import { BLOCK, type PackedFormat, packedFormats, type StripLayout, stripLayout, TILE_ROWS } from './product-abi.ts';
+import { BLOCK, type PackedFormat, packedFormats, type StripLayout, TILE_ROWS } from './product-abi.ts';
 import { packedSourceBytes } from './product-pack.ts';
 import { ProductMachine } from './testing/product-machine.ts';
 
