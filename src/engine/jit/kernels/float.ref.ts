@@ -1,7 +1,8 @@
 // Owns float arithmetic with the roundings of the machine, for the scalar twins of kernels.
 
 const double = new Float64Array(1);
-const words = new BigInt64Array(double.buffer);
+/** Its bits, lower half first. */
+const words = new Uint32Array(double.buffer);
 
 /**
  * a * b + c with one rounding to float, for float arguments. The product is exact as a double; the sum is rounded to
@@ -14,8 +15,15 @@ export function fma32(a: number, b: number, c: number): number {
   const error = product - (sum - shadow) + (c - shadow);
   if (error === 0 || !Number.isFinite(error)) return Math.fround(sum);
   double[0] = sum;
-  const isOdd = (words[0]! & 1n) === 1n;
-  if (!isOdd) words[0] = words[0]! + (error > 0 === sum > 0 ? 1n : -1n);
+  const low = words[0]!;
+  if ((low & 1) === 0) {
+    // The odd neighbour on the side of the exact sum: one more or one less in magnitude.
+    if (error > 0 === sum > 0) words[0] = low + 1;
+    else {
+      words[0] = low - 1;
+      if (low === 0) words[1] = words[1]! - 1;
+    }
+  }
   return Math.fround(double[0]);
 }
 

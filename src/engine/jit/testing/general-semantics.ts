@@ -99,6 +99,7 @@ export const generalSemantics: Readonly<Record<string, Semantics>> = {
   inc: step(1n),
   dec: step(-1n),
   not: assign((o) => ~o.dst()),
+  neg: assign((o) => -o.dst()),
   imul: assign((o) => o.dst() * o.source(0)),
   imul3: assign((o) => o.source(0) * o.source(1)),
   tzcnt: assign((o) => trailingZeros(o.source(0), o.numBits)),

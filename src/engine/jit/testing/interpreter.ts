@@ -1,4 +1,4 @@
-// Owns running emitted code without the CPU for it: an interpreter of what samplers and products use, AVX-512 included.
+// Owns running emitted code without the CPU for it: an interpreter of what kernels use, AVX-512 included.
 // It executes the assembler's items (that their bytes are right is shown against GNU as) in memory that it was given.
 import { invariant } from '../../../common/errors.ts';
 import type { Label, Mem, Operand } from '../asm/operands.ts';
@@ -85,6 +85,8 @@ class Machine implements VectorMachine {
       // As if differences never overflowed.
       case 'jl':
         return sign;
+      case 'jge':
+        return !sign;
       case 'jb':
         return carry;
       case 'jae':
@@ -110,7 +112,7 @@ class Machine implements VectorMachine {
     else if (key === 'div') this.#divide(this.#general(operands).dst());
     else if (key === 'lockXadd') this.#exchangeAdd(operands as [Mem, Gpr]);
     else if (key === 'push' || key === 'pop') this.#pushOrPop(key, operands[0] as Gpr);
-    else throw new Error(`instruction ${key} is not interpreted`);
+    else invariant(key.startsWith('prefetch'), `instruction ${key} is not interpreted`);
   }
 
   /** rax and rdx become quotient and remainder. */

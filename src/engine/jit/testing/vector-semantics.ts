@@ -3,6 +3,7 @@ import { invariant } from '../../../common/errors.ts';
 import type { Operand } from '../asm/operands.ts';
 import type { Gpr, Mask, Vec } from '../asm/registers.ts';
 import { fma32 } from '../kernels/float.ref.ts';
+import { shuffleSemantics } from './shuffle-semantics.ts';
 
 /** The interpreter as vector instructions see it. */
 export interface VectorMachine {
@@ -118,6 +119,7 @@ const truncated = (x: number) => (x >= -(2 ** 31) && x < 2 ** 31 ? Math.trunc(x)
 const copy: Semantics = (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(operands, 1), numLanesOf(operands)));
 
 export const vectorSemantics: Readonly<Record<string, Semantics>> = {
+  ...shuffleSemantics,
   vmovups: copy,
   vmovaps: copy,
   vmovss: (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(operands, 1), 1)),
@@ -138,9 +140,15 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vaddps: floatBinary(add),
   vsubps: floatBinary(subtract),
   vmulps: floatBinary(multiply),
+  vdivps: floatBinary((a, b) => a / b),
   vfmadd231ps: (m, operands) => {
     const n = numLanesOf(operands);
     const [c, a, b] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
+    m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(a[lane]!, b[lane]!, value))));
+  },
+  vfmadd213ps: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [a, b, c] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
     m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(a[lane]!, b[lane]!, value))));
   },
   vmaxps: floatBinary(max),
@@ -152,6 +160,7 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vminss: floatScalar(min),
   vandps: integerBinary(and),
   vandnps: integerBinary(andNot),
+  vorps: integerBinary((a, b) => a | b),
   vxorps: integerBinary(xor),
   vpxor: integerBinary(xor),
   vpandd: integerBinary(and),

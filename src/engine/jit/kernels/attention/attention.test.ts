@@ -5,7 +5,7 @@ import { gnuAssemble } from '../../asm/testing/gnu-as.ts';
 import { type Isa, supportedIsas } from '../../cpu-features.ts';
 import type { KvShape } from '../abi.ts';
 import { emitKvWrite } from '../kv-write.ts';
-import { KvMachine, type Layer } from '../testing/kv-machine.ts';
+import { type Execution, KvMachine, type Layer } from '../testing/kv-machine.ts';
 import {
   expected,
   integer,
@@ -20,7 +20,8 @@ import {
 } from '../testing/sequences.ts';
 import { emitAttention } from './attention.ts';
 
-const numCases = process.env.XLLM_TEST_FULL ? 200 : 20;
+const numCases = process.env.XLLM_TEST_FULL ? 200 : 10;
+const numInterpreted = process.env.XLLM_TEST_FULL ? 20 : 2;
 const isas: readonly Isa[] = ['avx2', 'avx512'];
 
 function randomShape(random: Random): KvShape {
@@ -35,11 +36,20 @@ function randomShape(random: Random): KvShape {
   };
 }
 
+/** What an interpreter gets through. */
+function smallShape(random: Random): Pick<KvShape, 'numHeads' | 'numKvHeads' | 'headDim'> {
+  const numKvHeads = integer(random, 1, 2);
+  return { numKvHeads, numHeads: numKvHeads * integer(random, 1, 5), headDim: 16 * integer(random, 1, 3) };
+}
+
 const randomLayer = (random: Random, { hasSoftCap, headDim }: KvShape): Layer => ({
   scale: headDim ** -0.5,
   softCap: hasSoftCap ? pick(random, [5, 50]) : null,
   window: random() < 0.5 ? null : integer(random, 1, 700),
 });
+
+/** Enough for the sequences of a test. */
+const numPagesFor = ({ blockTokens }: KvShape): number => Math.ceil(5000 / blockTokens) + 4;
 
 /** Pages of a sequence: in a row, or anywhere. */
 function randomPages(random: Random, free: number[], numBlocks: number): number[] {
@@ -57,60 +67,61 @@ function expectSame(actual: Float32Array, wanted: Float32Array, what: string): v
   if (wrong >= 0) expect.fail(`${what}: element ${wrong} is ${actual[wrong]} instead of ${wanted[wrong]}`);
 }
 
+/** A few rows with history, decoding and prefilling together: all against the reference. */
+function checkRandomStep(seed: number, isa: Isa, execution: Execution): void {
+  const random = seeded(seed);
+  const isSmall = execution === 'interpreted';
+  const shape = isSmall ? { ...randomShape(random), ...smallShape(random) } : randomShape(random);
+  const layer = randomLayer(random, shape);
+  const machine = new KvMachine(shape, isa, layer, numPagesFor(shape), execution);
+  try {
+    const free = Array.from({ length: numPagesFor(shape) }, (_, page) => page);
+    const rows = Array.from({ length: integer(random, 1, 4) }, () => {
+      const history = pick(random, [0, 0, integer(random, 1, 40), integer(random, 480, isSmall ? 540 : 1100)]);
+      const numTokens = pick(random, [1, 1, integer(random, 2, isSmall ? 9 : 60)]);
+      const pages = randomPages(random, free, Math.ceil((history + numTokens) / shape.blockTokens));
+      return { sequence: randomSequence(random, shape, history + numTokens, pages), history, numTokens };
+    });
+    for (const { sequence, history } of rows) {
+      if (history > 0)
+        runStep(machine, layer, [{ sequence, firstPosition: 0, numTokens: history }], { onlyWrites: true });
+    }
+    const parts = rows.map(({ sequence, history, numTokens }) => ({ sequence, firstPosition: history, numTokens }));
+    const numPadding = integer(random, 0, 3);
+    const options = { numThreads: integer(random, 1, 3), numPadding, gap: pick(random, [0, 5]) };
+    const result = runStep(machine, layer, parts, options);
+    const rowFloats = shape.numHeads * shape.headDim;
+    let token = 0;
+    for (const { sequence, firstPosition, numTokens } of parts) {
+      for (const t of new Set([0, numTokens >> 1, numTokens - 1])) {
+        const actual = result.subarray((token + t) * rowFloats, (token + t + 1) * rowFloats);
+        const what = `seed ${seed}, position ${firstPosition + t}, ${JSON.stringify({ ...shape, ...layer })}`;
+        expectSame(actual, expected(shape, layer, sequence, firstPosition + t), what);
+      }
+      token += numTokens;
+    }
+    expectSame(result.subarray(token * rowFloats), new Float32Array(numPadding * rowFloats), `seed ${seed}: padding`);
+  } finally {
+    machine.free();
+  }
+}
+
 describe.each(isas)('%s', (isa) => {
   const runs = test.skipIf(!supportedIsas().includes(isa));
 
   runs('random steps equal the reference bit for bit', () => {
-    for (let seed = 0; seed < numCases; seed++) {
-      const random = seeded(seed);
-      const shape = randomShape(random);
-      const layer = randomLayer(random, shape);
-      const machine = new KvMachine(shape, isa, layer, 300);
-      try {
-        const free = Array.from({ length: 300 }, (_, page) => page);
-        const rows = Array.from({ length: integer(random, 1, 4) }, () => {
-          const history = pick(random, [0, 0, integer(random, 1, 40), integer(random, 480, 1100)]);
-          const numTokens = pick(random, [1, 1, integer(random, 2, 60)]);
-          const pages = randomPages(random, free, Math.ceil((history + numTokens) / shape.blockTokens));
-          return { sequence: randomSequence(random, shape, history + numTokens, pages), history, numTokens };
-        });
-        for (const { sequence, history } of rows) {
-          if (history > 0) runStep(machine, layer, [{ sequence, firstPosition: 0, numTokens: history }]);
-        }
-        const parts = rows.map(({ sequence, history, numTokens }) => ({ sequence, firstPosition: history, numTokens }));
-        const numPadding = integer(random, 0, 3);
-        const options = { numThreads: integer(random, 1, 3), numPadding, gap: pick(random, [0, 5]) };
-        const result = runStep(machine, layer, parts, options);
-        const rowFloats = shape.numHeads * shape.headDim;
-        let token = 0;
-        for (const { sequence, firstPosition, numTokens } of parts) {
-          for (const t of new Set([0, numTokens >> 1, numTokens - 1])) {
-            const actual = result.subarray((token + t) * rowFloats, (token + t + 1) * rowFloats);
-            const what = `seed ${seed}, position ${firstPosition + t}, ${JSON.stringify({ ...shape, ...layer })}`;
-            expectSame(actual, expected(shape, layer, sequence, firstPosition + t), what);
-          }
-          token += numTokens;
-        }
-        expectSame(
-          result.subarray(token * rowFloats),
-          new Float32Array(numPadding * rowFloats),
-          `seed ${seed}: padding`,
-        );
-      } finally {
-        machine.free();
-      }
-    }
+    for (let seed = 0; seed < numCases; seed++) checkRandomStep(seed, isa, 'native');
   });
 
   runs('a sequence gets the same bits however it is cut, batched, paged and threaded', async () => {
-    for (let seed = 0; seed < numCases / 4; seed++) {
+    for (let seed = 0; seed < numCases / 3; seed++) {
       const random = seeded(1000 + seed);
       const shape = randomShape(random);
       const layer = randomLayer(random, shape);
       const numTokens = integer(random, 500, 800);
-      const machine = new KvMachine(shape, isa, layer, 400);
+      const machine = new KvMachine(shape, isa, layer, numPagesFor(shape));
       try {
-        const free = Array.from({ length: 400 }, (_, page) => page);
+        const free = Array.from({ length: numPagesFor(shape) }, (_, page) => page);
         const numBlocks = Math.ceil(numTokens / shape.blockTokens);
         const sequence = randomSequence(random, shape, numTokens, randomPages(random, free, numBlocks));
         const whole = runSplit(machine, layer, sequence, [numTokens]);
@@ -143,8 +154,12 @@ describe.each(isas)('%s', (isa) => {
     }
   });
 
+  test('interpreted: random steps equal the reference, and touch no memory but their own', () => {
+    for (let seed = 0; seed < numInterpreted; seed++) checkRandomStep(2000 + seed, isa, 'interpreted');
+  });
+
   test('bytes are those of GNU as', () => {
-    for (let seed = 0; seed < 6; seed++) {
+    for (let seed = 0; seed < 4; seed++) {
       const shape = randomShape(seeded(seed));
       for (const code of [emitKvWrite(shape, isa), emitAttention(shape, isa)]) {
         expect(Buffer.from(code.bytes).equals(Buffer.from(gnuAssemble(assemblyText(code)))), code.name).toBe(true);

@@ -240,10 +240,3 @@ function canRemain({ group, tileTokens: most, blocking }: Sizes, rest: number): 
   for (let tokens = 1; tokens <= most; tokens++) if ((tokens * group) % blocking.maxRows === rest) return true;
   return false;
 }
-
-/** Numbers of rows that registers hold at once: those of a decoded token, and of a few tokens where heads are few. */
-export function narrowRowCounts({ group, tileTokens: most, blocking }: Sizes): number[] {
-  const counts: number[] = [];
-  for (let tokens = 1; tokens <= most && tokens * group <= blocking.maxRows; tokens++) counts.push(tokens * group);
-  return counts;
-}

@@ -3,24 +3,22 @@
 import { mem } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type Context, forRowGroups, narrowRowCounts, scratchAt, sidesFor, WIDE_BYTES, withGprs } from './context.ts';
+import { type Context, forRowGroups, scratchAt, sidesFor, WIDE_BYTES, withGprs } from './context.ts';
 import { emitTurnedTile, sideBytes, type TurnedKeys } from './transpose.ts';
 
-/** Fills the chunk's scores from the tiles listed in scratch. */
+/** Fills the chunk's scores from the tiles listed in scratch. A decoded token's few rows have a form of their own. */
 export function emitScores(c: Context): void {
   const { a, sizes, locals } = c;
-  const { shape, blocking } = sizes;
+  const { shape, blocking, group } = sizes;
   const done = a.label('scores_done');
-  for (const numRows of narrowRowCounts(sizes)) {
-    const next = a.label('not_narrow');
-    withGprs(c, 1, (rows) => {
-      a.mov(rows, locals.numRows);
-      a.cmp(rows, numRows);
-    });
-    a.jne(next);
-    emitTiles(c, { sides: sidesFor(blocking, numRows), element: shape.element }, numRows);
+  if (group <= blocking.maxRows) {
+    const many = a.label('many_rows');
+    a.cmp(locals.numRows, group);
+    a.jne(many);
+    // Each turned key is used once: halves are quicker to store than floats.
+    emitTiles(c, { sides: sidesFor(blocking, group), element: shape.element }, group);
     a.jmp(done);
-    a.bind(next);
+    a.bind(many);
   }
   emitTiles(c, { sides: sidesFor(blocking, blocking.maxRows), element: 'f32' }, null);
   a.bind(done);

@@ -2,7 +2,9 @@
 import { type Address, koffi } from '../../../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../../../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../../asm/exec-memory.ts';
+import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
+import { interpret } from '../../testing/interpreter.ts';
 import {
   elementBytes,
   type KvRow,
@@ -26,8 +28,14 @@ export interface Layer {
 }
 
 const TENSOR_BYTES = 512;
+const MAX_THREADS = 4;
 const kernelType = koffi.proto('void xllm_test_kernel(int64_t dst, int ith, int nth, int64_t node)');
-type Kernel = (dst: number, ith: number, nth: number, node: number) => void;
+type Call = (dst: number, ith: number, nth: number, node: number) => void;
+/** A kernel; `async` runs it on a thread of koffi's (native code only). */
+export type Kernel = Call & { readonly async?: (...args: unknown[]) => void };
+
+/** Native code runs on this CPU; interpreted code, of any ISA, on a model of it that checks every access. */
+export type Execution = 'native' | 'interpreted';
 
 /** One layer of one cache group, with kernels loaded. Two layers' worth of page, of which the second is used. */
 export class KvMachine {
@@ -37,11 +45,11 @@ export class KvMachine {
   readonly #memories: NativeMemory[] = [];
   readonly #pool: NativeMemory;
   readonly #control: NativeMemory;
-  readonly #code: ExecutableCode;
-  readonly kvWrite: Kernel & { async: (...args: unknown[]) => void };
-  readonly attention: Kernel & { async: (...args: unknown[]) => void };
+  readonly #code: ExecutableCode | undefined;
+  readonly kvWrite: Kernel;
+  readonly attention: Kernel;
 
-  constructor(shape: KvShape, isa: Isa, layer: Layer, numPages: number, maxThreads = 4) {
+  constructor(shape: KvShape, isa: Isa, layer: Layer, numPages: number, execution: Execution = 'native') {
     this.shape = shape;
     const headBytes = shape.blockTokens * shape.headDim * elementBytes(shape);
     this.layerBytes = 2 * shape.numKvHeads * headBytes;
@@ -50,7 +58,7 @@ export class KvMachine {
     // Memory that no token has written must not matter.
     new Uint16Array(this.#pool.buffer).fill(0x7fc0);
     const scratchBytes = attentionScratchBytes(shape);
-    const scratch = this.allocate(scratchBytes * maxThreads);
+    const scratch = this.allocate(scratchBytes * MAX_THREADS);
     new Uint8Array(scratch.buffer).fill(0xff);
     this.#control = this.allocate(4096);
     writeNodeBlock(this.#control.buffer, 0, {
@@ -62,7 +70,20 @@ export class KvMachine {
       scratch: scratch.address,
       scratchBytes,
     });
-    this.#code = loadCode([emitKvWrite(shape, isa), emitAttention(shape, isa)]);
+    const codes = [emitKvWrite(shape, isa), emitAttention(shape, isa)] as const;
+    if (execution === 'interpreted') {
+      const interpreted =
+        (code: MachineCode): Kernel =>
+        (...args) =>
+          interpret(
+            code,
+            args,
+            this.#memories.map(({ address, buffer }) => ({ address, view: new DataView(buffer) })),
+          );
+      [this.kvWrite, this.attention] = [interpreted(codes[0]), interpreted(codes[1])];
+      return;
+    }
+    this.#code = loadCode(codes);
     const [write, attend] = this.#code.addresses.map((address) => koffi.decode(BigInt(address), kernelType));
     this.kvWrite = write;
     this.attention = attend;
@@ -80,6 +101,11 @@ export class KvMachine {
 
   page(index: number): Address {
     return this.#pool.address + index * this.pageBytes;
+  }
+
+  /** A copy of all pages. */
+  poolBytes(): Uint8Array {
+    return new Uint8Array(this.#pool.buffer).slice();
   }
 
   /** Segments of a row whose blocks lie in these pages, from block `firstBlock` on. */
@@ -135,7 +161,7 @@ export class KvMachine {
   }
 
   free(): void {
-    this.#code.free();
+    this.#code?.free();
     for (const memory of this.#memories) memory.free();
   }
 }

@@ -65,6 +65,8 @@ export interface RunOptions {
   readonly numPadding?: number;
   /** Floats between heads and between tokens of the inputs. */
   readonly gap?: number;
+  /** Only keys and values are wanted: the result is empty. */
+  readonly onlyWrites?: boolean;
 }
 
 /** Writes keys and values of the parts and attends; returns [T,H*K] with padding. Threads take turns. */
@@ -74,9 +76,10 @@ export function runStep(
   parts: readonly Part[],
   options: RunOptions = {},
 ): Float32Array {
-  const { numThreads = 1, numPadding = 0, gap = 0 } = options;
+  const { numThreads = 1, numPadding = 0, gap = 0, onlyWrites = false } = options;
   const call = prepareStep(machine, layer, parts, numPadding, gap);
   for (let i = numThreads - 1; i >= 0; i--) machine.kvWrite(call.write, i, numThreads, machine.node);
+  if (onlyWrites) return new Float32Array();
   for (let i = numThreads - 1; i >= 0; i--) machine.attention(call.out, i, numThreads, machine.node);
   return call.result.slice();
 }
@@ -95,7 +98,7 @@ export async function runStepInParallel(
         { length: numThreads },
         (_, i) =>
           new Promise<void>((resolve, reject) =>
-            kernel.async(tensor, i, numThreads, machine.node, (error: unknown) =>
+            kernel.async?.(tensor, i, numThreads, machine.node, (error: unknown) =>
               error ? reject(error as Error) : resolve(),
             ),
           ),
