@@ -50,7 +50,7 @@ const oddTexts = [
 function hostileText(random: Random): string {
   let text = '';
   for (let i = below(random, 12); i >= 0; i--) {
-    const repeat = random() < 0.05 ? below(random, 3_000) : random() < 0.3 ? below(random, 40) : 1;
+    const repeat = random() < 0.05 ? below(random, isFull ? 3_000 : 1_000) : random() < 0.3 ? below(random, 40) : 1;
     const part = pick(random, [
       () => pick(random, controlTexts),
       () => pick(random, oddTexts),
