@@ -4,7 +4,7 @@ import type { WeightsFile } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvElement } from '../kv/cache-group.ts';
-import { isFloatType, type TensorType } from '../tensor/dtype.ts';
+import { differsAlone, type TensorType } from '../tensor/dtype.ts';
 import { TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
 import { EmittedProducts, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
@@ -43,9 +43,9 @@ export class Model {
     this.#parts = parts;
   }
 
-  /** Whether products with one row may differ from the same row among several. */
-  get hasFloatProducts(): boolean {
-    return this.weightTypes.some(isFloatType);
+  /** Whether products with a lone row differ from the same row among several. */
+  get differsAlone(): boolean {
+    return this.weightTypes.some(differsAlone);
   }
 
   /** What keys and values are kept in. */

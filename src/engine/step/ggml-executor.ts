@@ -98,7 +98,7 @@ export class GgmlExecutor implements Executor {
 
   #shapeOf(plan: StepPlan, attention: AttentionPath): StepShape {
     const { model, deterministic } = this.#options;
-    const fewest = deterministic && model.hasFloatProducts ? 2 : 1;
+    const fewest = deterministic && model.differsAlone ? 2 : 1;
     const numTokens = Math.max(fewest, roundUpTokens(plan.numTokens));
     const numOutputs = plan.outputToken.length;
     const outputsAreTokens = numOutputs === plan.numTokens && plan.outputToken.every((token, i) => token === i);

@@ -31,7 +31,12 @@ export function bytesOf(type: TensorType, elements: number): number {
   return (elements / blockElements) * blockBytes;
 }
 
-/** Formats whose products with one row sum in another order than those with several. Measured: docs/numerics.md. */
+/** Formats that are not blocks of scaled integers. */
 export function isFloatType(type: TensorType): boolean {
   return type === 'F32' || type === 'F16' || type === 'BF16';
+}
+
+/** Formats of which ggml multiplies a lone row by other code than several, with other rounding (see graph.test.ts). */
+export function differsAlone(type: TensorType): boolean {
+  return isFloatType(type) || type === 'IQ4_NL';
 }
