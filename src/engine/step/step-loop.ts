@@ -28,7 +28,8 @@ interface InFlight {
 
 export class StepLoop<Update> {
   readonly #options: StepLoopOptions<Update>;
-  #running: Promise<void> | null = null;
+  #isRunning = false;
+  #ended: Promise<void> = Promise.resolve();
   #closed = false;
   #numSteps = 0;
   #lastProgressMs: number;
@@ -50,24 +51,24 @@ export class StepLoop<Update> {
 
   /** Milliseconds since the last step while work is pending; 0 when idle. */
   get stalledMs(): number {
-    return this.#running ? Math.max(0, this.#options.clock.nowMs() - this.#lastProgressMs) : 0;
+    return this.#isRunning ? Math.max(0, this.#options.clock.nowMs() - this.#lastProgressMs) : 0;
   }
 
   /** Call after anything that may give the scheduler work. Cheap when the loop is running. */
   wake(): void {
-    if (this.#running || this.#closed) return;
+    if (this.#isRunning || this.#closed) return;
+    this.#isRunning = true;
     this.#lastProgressMs = this.#options.clock.nowMs();
-    this.#running = this.#drive()
-      .catch(this.#options.onFailure)
-      .finally(() => {
-        this.#running = null;
-      });
+    this.#ended = this.#drive().catch((error: unknown) => {
+      this.#isRunning = false;
+      this.#options.onFailure(error);
+    });
   }
 
   /** Resolves when the step in flight has been committed; nothing starts afterwards. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#running;
+    await this.#ended;
   }
 
   async #drive(): Promise<void> {
@@ -75,8 +76,12 @@ export class StepLoop<Update> {
     let cpuUs = threadCpuUs();
     let current: InFlight | null = null;
     while (!this.#closed) {
-      current ??= await this.#launch();
-      if (!current) return;
+      if (!current) {
+        const plan = scheduler.plan(clock.nowMs());
+        if (!plan) break;
+        await executor.prepare(plan);
+        current = { plan, result: executor.run(plan) };
+      }
       const next = asyncScheduling ? scheduler.plan(clock.nowMs()) : null;
       if (next) await executor.prepare(next);
       const output = await current.result;
@@ -89,14 +94,8 @@ export class StepLoop<Update> {
       current = following;
     }
     if (current) this.#commit(current.plan, await current.result);
-  }
-
-  async #launch(): Promise<InFlight | null> {
-    const { scheduler, executor, clock } = this.#options;
-    const plan = scheduler.plan(clock.nowMs());
-    if (!plan) return null;
-    await executor.prepare(plan);
-    return { plan, result: executor.run(plan) };
+    // Without a break since the last plan: who wakes the loop from now on is heard.
+    this.#isRunning = false;
   }
 
   #commit(plan: StepPlan, output: StepOutput): void {
