@@ -2,13 +2,18 @@
 // Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
 import { invariant } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
+import { planTiles } from './tiles.ts';
+
+const LINE_BYTES = 64;
+const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;
 
 /*
  * Kernels are ggml custom operations: void kernel(ggml_tensor *dst, int ith, int nth, void *nodeBlock).
  *
  *   node block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group)
  *
- * A step block holds no addresses of itself: it may be written anywhere and copied to where the cell points.
+ * A step block holds no addresses of itself: it may be written anywhere and copied to where the cell points, in memory
+ * that kernels may write too.
  * All fields are little-endian; records are sorted so that nothing needs padding.
  */
 
@@ -42,10 +47,10 @@ export function checkShape(shape: KvShape): void {
   );
 }
 
-export const elementBytes = (shape: KvShape): number => (shape.element === 'f16' ? 2 : 4);
+/** Query heads that share a kv head. */
+export const groupOf = ({ numHeads, numKvHeads }: KvShape): number => numHeads / numKvHeads;
 
-/** Positions after which attention restarts its running maximum, sum and accumulator (the batch-invariance rule). */
-export const CHUNK_POSITIONS = 512;
+export const elementBytes = (shape: KvShape): number => (shape.element === 'f16' ? 2 : 4);
 
 /** Byte offsets in the node block. Counters stand on cache lines of their own. */
 export const nodeField = {
@@ -79,13 +84,39 @@ const STEP_HEADER_BYTES = 32;
 const tokenField = { page: 0, slot: 8 } as const;
 const TOKEN_BYTES = 16;
 
-/** One per tile: consecutive tokens of one row that attend together; `segments` is an i64 offset from the block's start. */
-const tileField = { firstToken: 0, numTokens: 4, firstPosition: 8, numSegments: 12, segments: 16 } as const;
-const TILE_BYTES = 24;
+/**
+ * One per tile (`tiles.ts`), i32 but for two i64 offsets from the block's start: its row's segments, and for parts what
+ * they share.
+ */
+const tileField = {
+  firstToken: 0,
+  numTokens: 4,
+  firstPosition: 8,
+  numParts: 12,
+  part: 16,
+  partStart: 20,
+  segments: 24,
+  shared: 32,
+} as const;
+const TILE_BYTES = 40;
 
 /** u64 page that holds firstPosition, i32 firstPosition, i32 numTokens. */
 const segmentField = { page: 0, firstPosition: 8, numTokens: 12 } as const;
 const SEGMENT_BYTES = 16;
+
+/**
+ * What a chunk leaves for each query row: [K] accumulator, then maximum and sum. A token's parts share u64 counters, one
+ * per kv head, then their results, [kv head][part][row].
+ */
+export const partialRowBytes = ({ headDim }: KvShape): number => headDim * 4 + LINE_BYTES;
+export const partialField = (shape: KvShape) => ({ maximum: shape.headDim * 4, total: shape.headDim * 4 + 4 });
+export const partialBytes = (shape: KvShape): number => partialRowBytes(shape) * groupOf(shape);
+export const countersBytes = ({ numKvHeads }: KvShape): number => roundUp(8 * numKvHeads, LINE_BYTES);
+
+function sharedBytes(shape: KvShape, numParts: number): number {
+  if (numParts === 1) return 0;
+  return countersBytes(shape) + shape.numKvHeads * numParts * partialBytes(shape);
+}
 
 /** Offsets for the emitters of kernels. */
 export const stepLayout = {
@@ -154,39 +185,29 @@ export interface KvRow {
   readonly segments: readonly KvSegment[];
 }
 
-/** Query rows (tokens x heads of one kv head) of a full tile: a multiple of what kernels keep in registers. */
-const TILE_ROWS = 48;
-
-/** Tokens of one row that attend together, at most. Changes no result. */
-export function tileTokens(shape: KvShape): number {
-  const group = shape.numHeads / shape.numKvHeads;
-  const most = Math.max(1, Math.floor(TILE_ROWS / group));
-  for (let tokens = most; tokens > 0; tokens--) if ((tokens * group) % 6 === 0) return tokens;
-  return most;
-}
-
 export interface StepCounts {
   /** T, padding included. */
   readonly paddedTokens: number;
   readonly numTiles: number;
   readonly numSegments: number;
+  readonly sharedBytes: number;
 }
 
 /** How much a step block must hold for these rows. */
 export function countStep(shape: KvShape, rows: readonly KvRow[], paddedTokens: number): StepCounts {
-  const perTile = tileTokens(shape);
-  let numTiles = 0;
-  let numSegments = 0;
-  for (const row of rows) {
-    numTiles += Math.ceil(row.numTokens / perTile);
-    numSegments += row.segments.length;
-  }
-  return { paddedTokens, numTiles, numSegments };
+  const tiles = planTiles(rows, groupOf(shape), shape.numKvHeads);
+  return {
+    paddedTokens,
+    numTiles: tiles.length,
+    numSegments: rows.reduce((sum, { segments }) => sum + segments.length, 0),
+    sharedBytes: tiles.reduce((sum, tile) => sum + (tile.part === 0 ? sharedBytes(shape, tile.numParts) : 0), 0),
+  };
 }
 
 /** Bytes of a step block; monotone in every count, so that upper bounds give an upper bound. */
-export function stepBlockBytes({ paddedTokens, numTiles, numSegments }: StepCounts): number {
-  return STEP_HEADER_BYTES + paddedTokens * TOKEN_BYTES + numTiles * TILE_BYTES + numSegments * SEGMENT_BYTES;
+export function stepBlockBytes({ paddedTokens, numTiles, numSegments, sharedBytes: shared }: StepCounts): number {
+  const tables = paddedTokens * TOKEN_BYTES + numTiles * TILE_BYTES + numSegments * SEGMENT_BYTES;
+  return roundUp(STEP_HEADER_BYTES + tables, LINE_BYTES) + shared;
 }
 
 /**
@@ -207,59 +228,55 @@ export function writeStepBlock(
   const tokensAt = STEP_HEADER_BYTES;
   const tilesAt = tokensAt + paddedTokens * TOKEN_BYTES;
   const segmentsAt = tilesAt + counts.numTiles * TILE_BYTES;
-  const tiles: Tile[] = [];
+  const rowSegmentsAt: number[] = [];
   let numTokens = 0;
   let segmentAt = segmentsAt;
   for (const row of rows) {
-    for (const [index, segment] of row.segments.entries()) {
-      const at = segmentAt + index * SEGMENT_BYTES;
-      setU64(view, at + segmentField.page, segment.address);
-      view.setInt32(at + segmentField.firstPosition, segment.firstPosition, true);
-      view.setInt32(at + segmentField.numTokens, segment.numTokens, true);
-    }
     checkSegments(row, shape.blockTokens);
-    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
-    const perTile = tileTokens(shape);
-    for (let done = 0; done < row.numTokens; done += perTile) {
-      tiles.push({
-        firstToken: numTokens + done,
-        numTokens: Math.min(perTile, row.numTokens - done),
-        firstPosition: row.firstPosition + done,
-        numSegments: row.segments.length,
-        segmentAt,
-      });
+    rowSegmentsAt.push(segmentAt);
+    for (const segment of row.segments) {
+      setU64(view, segmentAt + segmentField.page, segment.address);
+      view.setInt32(segmentAt + segmentField.firstPosition, segment.firstPosition, true);
+      view.setInt32(segmentAt + segmentField.numTokens, segment.numTokens, true);
+      segmentAt += SEGMENT_BYTES;
     }
+    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
     numTokens += row.numTokens;
-    segmentAt += row.segments.length * SEGMENT_BYTES;
   }
   invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
   view.setInt32(stepField.numTokens, numTokens, true);
   view.setInt32(stepField.paddedTokens, paddedTokens, true);
-  view.setInt32(stepField.numTiles, tiles.length, true);
+  view.setInt32(stepField.numTiles, counts.numTiles, true);
   setU64(view, stepField.tokens, tokensAt);
   setU64(view, stepField.tiles, tilesAt);
-  writeTiles(view, tilesAt, tiles);
+  writeTiles(view, tilesAt, shape, rows, rowSegmentsAt, roundUp(segmentAt, LINE_BYTES));
 }
 
-interface Tile {
-  readonly firstToken: number;
-  readonly numTokens: number;
-  readonly firstPosition: number;
-  readonly numSegments: number;
-  readonly segmentAt: number;
-}
-
-/** The dearest tiles first, so that threads finish together. */
-function writeTiles(view: DataView, tilesAt: number, tiles: Tile[]): void {
-  const cost = (tile: Tile) => tile.numTokens * (tile.firstPosition + tile.numTokens);
-  tiles.sort((a, b) => cost(b) - cost(a) || a.firstToken - b.firstToken);
-  for (const [index, tile] of tiles.entries()) {
+function writeTiles(
+  view: DataView,
+  tilesAt: number,
+  shape: KvShape,
+  rows: readonly KvRow[],
+  rowSegmentsAt: readonly number[],
+  sharedAt: number,
+): void {
+  /** By row: where its parts meet. */
+  const meetings = new Map<number, number>();
+  let end = sharedAt;
+  for (const [index, tile] of planTiles(rows, groupOf(shape), shape.numKvHeads).entries()) {
+    let shared = meetings.get(tile.row);
+    if (shared === undefined && tile.numParts > 1) {
+      shared = end;
+      meetings.set(tile.row, shared);
+      for (let head = 0; head < shape.numKvHeads; head++) setU64(view, shared + 8 * head, 0);
+      end += sharedBytes(shape, tile.numParts);
+    }
     const at = tilesAt + index * TILE_BYTES;
-    view.setInt32(at + tileField.firstToken, tile.firstToken, true);
-    view.setInt32(at + tileField.numTokens, tile.numTokens, true);
-    view.setInt32(at + tileField.firstPosition, tile.firstPosition, true);
-    view.setInt32(at + tileField.numSegments, tile.numSegments, true);
-    setU64(view, at + tileField.segments, tile.segmentAt);
+    for (const field of ['firstToken', 'numTokens', 'firstPosition', 'numParts', 'part', 'partStart'] as const) {
+      view.setInt32(at + tileField[field], tile[field], true);
+    }
+    setU64(view, at + tileField.segments, rowSegmentsAt[tile.row] ?? 0);
+    setU64(view, at + tileField.shared, shared ?? 0);
   }
 }
 

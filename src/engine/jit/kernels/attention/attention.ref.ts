@@ -1,6 +1,7 @@
 // Owns what paged attention computes, in plain loops: the specification of the emitted kernel, bit for bit.
 // Legend: T tokens, H heads, G kv heads, K head dim.
-import { CHUNK_POSITIONS, type KvShape } from '../abi.ts';
+import { type KvShape } from '../abi.ts';
+import { CHUNK_POSITIONS } from '../tiles.ts';
 import { exp2 } from '../exp2.ts';
 import { fma32, foldSum } from '../float.ref.ts';
 

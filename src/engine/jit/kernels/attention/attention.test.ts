@@ -88,7 +88,12 @@ function checkRandomStep(seed: number, isa: Isa, execution: Execution): void {
     }
     const parts = rows.map(({ sequence, history, numTokens }) => ({ sequence, firstPosition: history, numTokens }));
     const numPadding = integer(random, 0, 3);
-    const options = { numThreads: integer(random, 1, 3), numPadding, gap: pick(random, [0, 5]) };
+    const options = {
+      numThreads: integer(random, 1, 3),
+      numPadding,
+      gap: pick(random, [0, 5]),
+      allSegments: random() < 0.3,
+    };
     const result = runStep(machine, layer, parts, options);
     const rowFloats = shape.numHeads * shape.headDim;
     let token = 0;
@@ -111,6 +116,30 @@ describe.each(isas)('%s', (isa) => {
 
   runs('random steps equal the reference bit for bit', () => {
     for (let seed = 0; seed < numCases; seed++) checkRandomStep(seed, isa, 'native');
+  });
+
+  runs('chunks that lie wholly before the window change nothing', () => {
+    const random = seeded(7);
+    const shape: KvShape = { ...randomShape(random), numHeads: 3, numKvHeads: 1, blockTokens: 16 };
+    const layer: Layer = { scale: 0.2, softCap: shape.hasSoftCap ? 5 : null, window: 40 };
+    const machine = new KvMachine(shape, isa, layer, 100);
+    try {
+      const sequence = randomSequence(
+        random,
+        shape,
+        1300,
+        Array.from({ length: 82 }, (_, page) => page),
+      );
+      runStep(machine, layer, [{ sequence, firstPosition: 0, numTokens: 1300 }], { onlyWrites: true });
+      for (const position of [1030, 1299]) {
+        const part = [{ sequence, firstPosition: position, numTokens: 1 }];
+        const wanted = expected(shape, layer, sequence, position);
+        expectSame(runStep(machine, layer, part, { allSegments: true, numThreads: 2 }), wanted, `position ${position}`);
+        expectSame(runStep(machine, layer, part), wanted, `position ${position}`);
+      }
+    } finally {
+      machine.free();
+    }
   });
 
   runs('a sequence gets the same bits however it is cut, batched, paged and threaded', async () => {

@@ -1,13 +1,15 @@
 // Owns the paged attention kernel: units of work, chunks of 512 positions, and the order of their phases.
 // Legend: T tokens, H heads, G kv heads, K head dim. `attention.ref.ts` says what it computes.
 import { emitFunction } from '../../asm/function.ts';
-import { mem, sized } from '../../asm/operands.ts';
+import { type Label, mem, sized } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, r32, rax, rbx, rdx, xmm } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { CHUNK_POSITIONS, checkShape, type KvShape, nodeField, stepLayout, tensorField } from '../abi.ts';
+import { checkShape, countersBytes, type KvShape, nodeField, partialBytes, stepLayout, tensorField } from '../abi.ts';
+import { CHUNK_POSITIONS } from '../tiles.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
 import { type Context, LOWEST_MAX, MAX_SIDES, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
+import { emitMerge } from './merge.ts';
 import { emitScores } from './scores.ts';
 import { emitSoftmax } from './softmax.ts';
 import { emitValues } from './values.ts';
@@ -20,7 +22,7 @@ export function attentionScratchBytes(shape: KvShape): number {
 /**
  * src[0] queries [T,H,K], F32, elements of a head adjacent, strides free; further sources only order the nodes.
  * dst [T,H*K], F32, dense; padding tokens become 0. Reads the keys and values that the step's `kv_write` stored.
- * A unit of work is a tile of tokens and a kv head; threads claim them one by one.
+ * A unit of work is a tile of tokens, or a part of a token's positions, and a kv head; threads claim them one by one.
  */
 export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
@@ -45,6 +47,11 @@ export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
     emitScores(c);
     emitSoftmax(c);
     emitValues(c);
+    const isPart = a.label('is_part');
+    const complete = a.label('complete');
+    a.cmp(locals.numParts, 1);
+    a.jne(isPart);
+    emitMerge(c);
     withGprs(c, 2, (position, end) => {
       a.mov(position, locals.chunkEnd);
       a.mov(locals.position, position);
@@ -53,6 +60,11 @@ export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
       a.cmp(position, end);
       a.jl(chunk);
     });
+    a.jmp(complete);
+
+    a.bind(isPart);
+    emitMeeting(c, claim);
+    a.bind(complete);
     emitOutputs(c);
     a.jmp(claim);
 
@@ -128,8 +140,9 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
 }
 
 /** Claims the next unit: its tile and kv head to locals; `finished` when there is none. */
-function emitClaim(c: Context, finished: Parameters<typeof c.a.jge>[0]): void {
+function emitClaim(c: Context, finished: Label): void {
   const { a, f, sizes, locals } = c;
+  const { shape } = sizes;
   const { tile } = stepLayout;
   const [unit, node] = [f.take(rax), f.gpr()];
   a.mov(unit, 1);
@@ -140,7 +153,7 @@ function emitClaim(c: Context, finished: Parameters<typeof c.a.jge>[0]): void {
   f.release(node);
   const head = f.take(rdx);
   withGprs(c, 2, (record, value) => {
-    a.mov(value, sizes.shape.numKvHeads);
+    a.mov(value, shape.numKvHeads);
     a.mov(r32(head), 0);
     a.div(value);
     a.mov(locals.kvHead, head);
@@ -150,12 +163,35 @@ function emitClaim(c: Context, finished: Parameters<typeof c.a.jge>[0]): void {
     a.add(record, value);
     a.add(value, mem(record, tile.segments));
     a.mov(locals.segment, value);
-    for (const field of ['firstToken', 'firstPosition', 'numTokens'] as const) {
+    for (const field of ['firstToken', 'firstPosition', 'partStart', 'numParts', 'numTokens'] as const) {
       a.movsxd(value, mem(record, tile[field]));
       a.mov(locals[field], value);
     }
     a.imul3(value, value, sizes.group); // numTokens came last
     a.mov(locals.numRows, value);
+    a.lea(value, scratchAt(c, sizes.scratch.partial));
+    a.mov(locals.partial, value);
+    const whole = a.label('whole');
+    a.cmp(locals.numParts, 1);
+    a.je(whole);
+    a.mov(value, locals.step);
+    a.add(value, mem(record, tile.shared));
+    a.lea(value, mem(value, 0, { index: head, scale: 8 }));
+    a.mov(locals.counter, value);
+    // Back to the start of what is shared, then to this head's results.
+    a.shl(head, 3);
+    a.sub(value, head);
+    a.shr(head, 3);
+    a.imul(head, locals.numParts);
+    a.imul3(head, head, partialBytes(shape));
+    a.add(value, head);
+    a.add(value, countersBytes(shape));
+    a.mov(locals.parts, value);
+    a.movsxd(head, mem(record, tile.part));
+    a.imul3(head, head, partialBytes(shape));
+    a.add(value, head);
+    a.mov(locals.partial, value);
+    a.bind(whole);
   });
   f.release(unit, head);
 }
@@ -203,10 +239,14 @@ function emitQueries(c: Context): void {
 
 const floatBits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0] ?? 0;
 
-/** The first position that the tile's first token sees, rounded down to a tile of 16. */
+/** Where a part starts; else the first position that the tile's first token sees, rounded down to a tile of 16. */
 function emitFirstChunk(c: Context): void {
   const { a, locals } = c;
   withGprs(c, 2, (position, zero) => {
+    const found = a.label('first_found');
+    a.mov(position, locals.partStart);
+    a.cmp(locals.numParts, 1);
+    a.jne(found);
     a.mov(position, locals.firstPosition);
     a.add(position, 1);
     a.sub(position, locals.window);
@@ -214,6 +254,7 @@ function emitFirstChunk(c: Context): void {
     a.cmp(position, zero);
     a.cmovl(position, zero);
     a.and(position, -NUM_LANES);
+    a.bind(found);
     a.mov(locals.position, position);
   });
 }
@@ -288,6 +329,28 @@ function emitTileAddresses(c: Context): void {
       a.mov(mem(c.scratch, sizes.scratch.tiles + 8 * more, { index: tile, scale: 8 }), place);
     }
   });
+}
+
+/** The part that is finished last merges them all, in order; others go on to `claim`. */
+function emitMeeting(c: Context, claim: Label): void {
+  const { a, sizes, locals } = c;
+  withGprs(c, 2, (counter, count) => {
+    a.mov(counter, locals.counter);
+    a.mov(count, 1);
+    a.lockXadd(mem(counter), count);
+    a.add(count, 1);
+    a.cmp(count, locals.numParts);
+    a.jne(claim);
+    // For the next node.
+    a.mov(sized(mem(counter), 8), 0);
+    a.mov(count, locals.parts);
+    a.mov(locals.partial, count);
+  });
+  const parts = a.here('part');
+  emitMerge(c);
+  a.add(locals.partial, partialBytes(sizes.shape));
+  a.sub(locals.numParts, 1);
+  a.jne(parts);
 }
 
 /** Accumulators divided by their sums of weights, to dst. */

@@ -5,7 +5,8 @@ import type { Frame } from '../../asm/function.ts';
 import { type Mem, mem, offset } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { CHUNK_POSITIONS, elementBytes, type KvShape, tileTokens } from '../abi.ts';
+import { elementBytes, groupOf, type KvShape, partialRowBytes } from '../abi.ts';
+import { CHUNK_POSITIONS, tileTokens } from '../tiles.ts';
 import { NUM_LANES } from '../lanes.ts';
 
 /** Bytes of one virtual vector of floats. */
@@ -51,11 +52,11 @@ export interface ScratchLayout {
   readonly scoreStride: number;
   /** [R,K] accumulators of all chunks so far. */
   readonly sums: number;
-  /** [R] running maximum and sum; factors of the old and the new accumulators when a chunk is merged. */
+  /** [R] running maximum and sum of weights. */
   readonly maxima: number;
   readonly totals: number;
-  readonly keep: number;
-  readonly add: number;
+  /** What the current chunk leaves for each row, unless it is a part (`abi.ts`). */
+  readonly partial: number;
   /**
    * [C / 16 + MAX_SIDES] addresses of the chunk's tiles: page plus place in the page, without the layer's key or value
    * offset; the last one repeated, so that there always is a next one to fetch.
@@ -64,7 +65,8 @@ export interface ScratchLayout {
   readonly numBytes: number;
 }
 
-function scratchLayout(maxRows: number, headDim: number): ScratchLayout {
+function scratchLayout(maxRows: number, shape: KvShape): ScratchLayout {
+  const { headDim } = shape;
   let end = 0;
   const section = (numBytes: number): number => {
     const start = end;
@@ -81,8 +83,7 @@ function scratchLayout(maxRows: number, headDim: number): ScratchLayout {
     sums: section(maxRows * headDim * 4),
     maxima: section(maxRows * 4),
     totals: section(maxRows * 4),
-    keep: section(maxRows * 4),
-    add: section(maxRows * 4),
+    partial: section(maxRows * partialRowBytes(shape)),
     tiles: section((CHUNK_POSITIONS / NUM_LANES + MAX_SIDES) * 8),
     numBytes: Math.ceil(end / 4096) * 4096,
   };
@@ -102,8 +103,8 @@ export interface Sizes {
 }
 
 export function sizesOf(shape: KvShape, isa: Isa): Sizes {
-  const group = shape.numHeads / shape.numKvHeads;
-  const tokens = tileTokens(shape);
+  const group = groupOf(shape);
+  const tokens = tileTokens(group);
   const tokenBytes = shape.headDim * elementBytes(shape);
   const blocking = blockings[isa];
   return {
@@ -111,7 +112,7 @@ export function sizesOf(shape: KvShape, isa: Isa): Sizes {
     group,
     tileTokens: tokens,
     blocking,
-    scratch: scratchLayout(tokens * group, shape.headDim),
+    scratch: scratchLayout(tokens * group, shape),
     elementBytes: elementBytes(shape),
     tokenBytes,
     headBytes: tokenBytes * shape.blockTokens,
@@ -138,6 +139,12 @@ export interface Locals {
   readonly numRows: Mem;
   readonly firstPosition: Mem;
   readonly segment: Mem;
+  readonly numParts: Mem;
+  readonly partStart: Mem;
+  /** Addresses: of the parts' counter and results of this kv head, and of what the current chunk leaves. */
+  readonly counter: Mem;
+  readonly parts: Mem;
+  readonly partial: Mem;
   /** The chunk: positions [position, chunkEnd), relative to its start [firstColumn, endColumn). */
   readonly position: Mem;
   readonly chunkEnd: Mem;
@@ -168,6 +175,11 @@ export function takeLocals(f: Frame): Locals {
     numRows: f.local(),
     firstPosition: f.local(),
     segment: f.local(),
+    numParts: f.local(),
+    partStart: f.local(),
+    counter: f.local(),
+    parts: f.local(),
+    partial: f.local(),
     position: f.local(),
     chunkEnd: f.local(),
     chunkStart: f.local(),
@@ -191,6 +203,10 @@ export interface Context {
 
 /** A place in the thread's scratch memory. */
 export const scratchAt = (c: Context, offset: number): Mem => mem(c.scratch, offset);
+
+/** One row's float in a section of scratch. */
+export const rowValue = (c: Context, section: number, row: Gpr): Mem =>
+  mem(c.scratch, section, { index: row, scale: 4 });
 
 /** Takes registers for the time of `body`. */
 export function withGprs(c: Context, count: number, body: (...registers: Gpr[]) => void): void {

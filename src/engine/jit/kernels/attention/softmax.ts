@@ -1,8 +1,8 @@
-// Owns the second phase of a chunk: scores become weights, and each row learns how the chunk joins those before it.
+// Owns the second phase of a chunk: scores become weights.
 import type { GprOrMem } from '../../asm/operands.ts';
 import { type Mem, mem, ripMem } from '../../asm/operands.ts';
-import { type Gpr, xmm } from '../../asm/registers.ts';
-import { nodeField } from '../abi.ts';
+import { type Gpr, type Vec, xmm } from '../../asm/registers.ts';
+import { nodeField, partialField, partialRowBytes } from '../abi.ts';
 import { emitExp2 } from '../exp2.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
@@ -10,8 +10,7 @@ import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
 /**
  * For each row with the visible columns [low, high) of the chunk:
  *   m = max score, w = 2^(score - m), 0 where not visible; l = sum of w in 16 lanes (column mod 16), then folded
- *   M' = max(M, m), keep = 2^(M - M'), add = 2^(m - M'), L = L keep + l add
- * A row that sees nothing of the chunk gets weights 0, keep 1, add 0.
+ * A row that sees nothing of the chunk gets weights 0, m = LOWEST_MAX, l = 0.
  */
 export function emitSoftmax(c: Context): void {
   const { a, sizes, locals } = c;
@@ -79,22 +78,30 @@ function emitRow(c: Context, { row, low, high }: Row): void {
     emitMasks(c, lanes, columns, low, high);
     const most = emitMaximum(c, lanes, columns);
     const sum = emitWeights(c, lanes, columns, most);
-    emitMerge(c, lanes, row, most, sum);
+    emitLeave(c, columns, row, lowest(most), lowest(sum));
     emitZeros(c, lanes, columns, locals.firstColumn, from);
     emitZeros(c, lanes, columns, to, locals.endColumn);
     a.jmp(done);
 
     a.bind(hidden);
     emitZeros(c, lanes, columns, locals.firstColumn, locals.endColumn);
-    a.vmovss(xmm(0), a.f32(1));
-    a.vmovss(rowValue(c, scratch.keep, row), xmm(0));
-    a.vxorps(xmm(0), xmm(0), xmm(0));
-    a.vmovss(rowValue(c, scratch.add, row), xmm(0));
+    a.vmovss(xmm(0), a.f32(LOWEST_MAX));
+    a.vxorps(xmm(1), xmm(1), xmm(1));
+    emitLeave(c, columns, row, xmm(0), xmm(1));
     a.bind(done);
   });
 }
 
-const rowValue = (c: Context, section: number, row: Gpr): Mem => mem(c.scratch, section, { index: row, scale: 4 });
+/** Leaves the chunk's maximum and sum of weights for the merge. */
+function emitLeave({ a, sizes, locals }: Context, { column }: Columns, row: Gpr, most: Vec, sum: Vec): void {
+  const field = partialField(sizes.shape);
+  a.imul3(column, row, partialRowBytes(sizes.shape));
+  a.add(column, locals.partial);
+  a.vmovss(mem(column, field.maximum), most);
+  a.vmovss(mem(column, field.total), sum);
+}
+
+const lowest = (wide: Wide): Vec => xmm(wide[0]?.id ?? 0);
 const at = ({ scores, column }: Columns): Mem => mem(scores, 0, { index: column, scale: 4 });
 
 /** Runs `body` for the vectors of columns [from, to); maybe not at all. */
@@ -187,7 +194,7 @@ function emitMaximum(c: Context, lanes: Lanes, columns: Columns): Wide {
   return most;
 }
 
-/** Scores become weights; returns the xmm register with their sum, in a wide value of its own. */
+/** Scores become weights; returns their sum. */
 function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wide {
   const [sum, x, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
   lanes.zero(sum);
@@ -201,26 +208,4 @@ function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wi
   lanes.spread(sum, lanes.fold('vaddps', sum, x));
   lanes.release(x, n, power);
   return sum;
-}
-
-/** Merges maximum and sum of the chunk into the row's, and leaves the factors of the accumulators. */
-function emitMerge(c: Context, lanes: Lanes, row: Gpr, most: Wide, sum: Wide): void {
-  const { a, sizes } = c;
-  const { maxima, totals, keep, add } = sizes.scratch;
-  const [old, both, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
-  const low = (wide: Wide) => xmm(wide[0]?.id ?? 0);
-  lanes.broadcast(old, rowValue(c, maxima, row));
-  lanes.op('vmaxps', both, old, most);
-  a.vmovss(rowValue(c, maxima, row), low(both));
-  lanes.op('vsubps', old, old, both);
-  lanes.op('vsubps', most, most, both);
-  emitExp2(lanes, old, n, power);
-  emitExp2(lanes, most, n, power);
-  a.vmovss(rowValue(c, keep, row), low(old));
-  a.vmovss(rowValue(c, add, row), low(most));
-  lanes.broadcast(both, rowValue(c, totals, row));
-  lanes.op('vmulps', both, both, old);
-  lanes.op('vfmadd231ps', both, sum, most);
-  a.vmovss(rowValue(c, totals, row), low(both));
-  lanes.release(old, both, n, power, most, sum);
 }

@@ -1,23 +1,24 @@
-// Owns the third phase of a chunk: the weighted sum of values, merged into each row's accumulator.
+// Owns the third phase of a chunk: the weighted sum of values of each row.
 // Each sum is one chain of fused multiply-adds over the chunk's positions in ascending order, starting from 0.
 import { mem } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
-import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
-import { type Context, emitPrefetch, forRowGroups, scratchAt, withGprs } from './context.ts';
+import { partialRowBytes } from '../abi.ts';
+import { Lanes, NUM_LANES } from '../lanes.ts';
+import { type Context, emitPrefetch, forRowGroups, withGprs } from './context.ts';
 
-/** accumulator = accumulator * keep + (sum over the chunk of weight * value) * add, for every row. */
+/** Leaves the sum over the chunk of weight * value for the merge, for every row. */
 export function emitValues(c: Context): void {
   const { a, sizes, locals } = c;
-  const { scratch, shape } = sizes;
+  const { shape } = sizes;
   withGprs(c, 3, (row, sums, remaining) => {
     a.mov(row, 0);
-    a.lea(sums, scratchAt(c, scratch.sums));
+    a.mov(sums, locals.partial);
     a.mov(remaining, locals.numRows);
     forRowGroups(c, remaining, 'value', (numRows) => {
       emitRows(c, numRows, row, sums);
       a.add(row, numRows);
-      // The columns moved `sums` by one row.
-      if (numRows > 1) a.add(sums, (numRows - 1) * shape.headDim * 4);
+      // The columns moved `sums` by the head dim.
+      a.add(sums, numRows * partialRowBytes(shape) - shape.headDim * 4);
     });
   });
 }
@@ -103,29 +104,14 @@ function emitRows(c: Context, numRows: number, row: Gpr, sums: Gpr): void {
     a.add(tile, 1);
     a.cmp(tile, locals.numTiles);
     a.jl(tiles);
-    emitMergeSums(c, lanes, accumulators, { row, sums, value, factor: weight });
+    for (const [r, wides] of accumulators.entries()) {
+      for (const [column, sum] of wides.entries()) {
+        lanes.store(mem(sums, r * partialRowBytes(shape) + column * NUM_LANES * 4), sum);
+      }
+    }
     a.add(sums, columns * NUM_LANES * 4);
     a.add(dim, columns * NUM_LANES * sizes.elementBytes);
     a.sub(locals.spare, 1);
     a.jne(turn);
   });
-}
-
-function emitMergeSums(
-  c: Context,
-  lanes: Lanes,
-  accumulators: readonly (readonly Wide[])[],
-  { row, sums, value, factor }: { row: Gpr; sums: Gpr; value: Wide; factor: Wide },
-): void {
-  const { shape, scratch } = c.sizes;
-  for (const [r, columns] of accumulators.entries()) {
-    for (const [column, sum] of columns.entries()) {
-      const place = mem(sums, r * shape.headDim * 4 + column * NUM_LANES * 4);
-      lanes.broadcast(factor, mem(c.scratch, scratch.keep + 4 * r, { index: row, scale: 4 }));
-      lanes.op('vmulps', value, factor, place);
-      lanes.broadcast(factor, mem(c.scratch, scratch.add + 4 * r, { index: row, scale: 4 }));
-      lanes.op('vfmadd231ps', value, sum, factor);
-      lanes.store(place, value);
-    }
-  }
 }

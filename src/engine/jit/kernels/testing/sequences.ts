@@ -65,6 +65,8 @@ export interface RunOptions {
   readonly numPadding?: number;
   /** Floats between heads and between tokens of the inputs. */
   readonly gap?: number;
+  /** Segments start with the sequence instead of with the window. */
+  readonly allSegments?: boolean;
   /** Only keys and values are wanted: the result is empty. */
   readonly onlyWrites?: boolean;
 }
@@ -76,8 +78,8 @@ export function runStep(
   parts: readonly Part[],
   options: RunOptions = {},
 ): Float32Array {
-  const { numThreads = 1, numPadding = 0, gap = 0, onlyWrites = false } = options;
-  const call = prepareStep(machine, layer, parts, numPadding, gap);
+  const { numThreads = 1, onlyWrites = false } = options;
+  const call = prepareStep(machine, layer, parts, options);
   for (let i = numThreads - 1; i >= 0; i--) machine.kvWrite(call.write, i, numThreads, machine.node);
   if (onlyWrites) return new Float32Array();
   for (let i = numThreads - 1; i >= 0; i--) machine.attention(call.out, i, numThreads, machine.node);
@@ -91,7 +93,7 @@ export async function runStepInParallel(
   parts: readonly Part[],
   numThreads: number,
 ): Promise<Float32Array> {
-  const call = prepareStep(machine, layer, parts, 0, 0);
+  const call = prepareStep(machine, layer, parts, {});
   const all = (kernel: KvMachine['attention'], tensor: number) =>
     Promise.all(
       Array.from(
@@ -109,7 +111,8 @@ export async function runStepInParallel(
   return call.result.slice();
 }
 
-function prepareStep(machine: KvMachine, layer: Layer, parts: readonly Part[], numPadding: number, gap: number) {
+function prepareStep(machine: KvMachine, layer: Layer, parts: readonly Part[], options: RunOptions) {
+  const { numPadding = 0, gap = 0, allSegments = false } = options;
   const { shape } = machine;
   const { numHeads, numKvHeads, headDim, blockTokens } = shape;
   const numTokens = parts.reduce((sum, part) => sum + part.numTokens, 0) + numPadding;
@@ -129,7 +132,7 @@ function prepareStep(machine: KvMachine, layer: Layer, parts: readonly Part[], n
         }
       }
     }
-    const firstRead = layer.window === null ? 0 : Math.max(0, firstPosition - layer.window + 1);
+    const firstRead = layer.window === null || allSegments ? 0 : Math.max(0, firstPosition - layer.window + 1);
     const segments = machine.segments(sequence.pages, Math.floor(firstRead / blockTokens), firstPosition + count);
     rows.push({ firstPosition, numTokens: count, segments });
     token += count;
