@@ -1,7 +1,6 @@
 // Owns the measurement of emitted paged attention against ggml's flash attention: same numbers, one thread, CPU time.
-// node bench/kernels/attention.ts [heads kvHeads headDim]...
+// node bench/kernels/attention.ts [--hot]     --hot: one decoded token over keys that stay in the caches
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
-import { koffi } from '../../src/engine/ffi/koffi.ts';
 import { allocateNative } from '../../src/engine/ffi/memory.ts';
 import { loadCode } from '../../src/engine/jit/asm/exec-memory.ts';
 import { supportedIsas } from '../../src/engine/jit/cpu-features.ts';
@@ -24,14 +23,15 @@ const isa = supportedIsas()[0];
 if (!isa) throw new Error('this CPU lacks AVX2');
 const pool = new ComputePool(ggml, { numThreads: 1, polls: false });
 const blockTokens = 16;
+const isHot = process.argv.includes('--hot');
 
-/** Layers at the same time in memory: together larger than the last cache, so that decode reads from memory. */
+/** Layers that together are larger than the last cache, so that decoding reads from memory. */
 function numLayers(bytes: number): number {
   return Math.max(2, Math.ceil((96 * 1024 * 1024) / bytes));
 }
 
-/** [rows, heads] floats or halves of random content. */
-function randomHalves(numBytes: number) {
+/** Halves of moderate size, different from each other. */
+function someHalves(numBytes: number) {
   const memory = allocateNative(numBytes);
   const halves = new Uint16Array(memory.buffer);
   for (let i = 0; i < halves.length; i++) halves[i] = 0x3000 + ((i * 2654435761) >>> 20) + ((i & 1) << 15);
@@ -57,7 +57,7 @@ function measure(runs: readonly (() => void)[]): number[] {
 function compare(numHeads: number, numKvHeads: number, headDim: number, context: number, numTokens: number): void {
   const shape: KvShape = { numHeads, numKvHeads, headDim, blockTokens, element: 'f16', hasSoftCap: false };
   const keyBytes = context * numKvHeads * headDim * 2;
-  const layers = numTokens > 1 || process.env.HOT ? 1 : numLayers(2 * keyBytes);
+  const layers = numTokens > 1 || isHot ? 1 : numLayers(2 * keyBytes);
   const scale = headDim ** -0.5;
   const query = allocateNative(numTokens * numHeads * headDim * 4);
   new Float32Array(query.buffer).forEach((_, i, all) => (all[i] = Math.sin(i)));
@@ -65,9 +65,9 @@ function compare(numHeads: number, numKvHeads: number, headDim: number, context:
   const control = allocateNative((layers + 1) * NODE_BLOCK_BYTES);
   const scratchBytes = attentionScratchBytes(shape);
   const scratch = allocateNative(scratchBytes);
-  const pageBytes = Math.ceil((2 * layers * keyBytes) / context / 4096 / (1 / blockTokens)) * 4096;
+  const pageBytes = Math.ceil((2 * layers * keyBytes * blockTokens) / context / 4096) * 4096;
   const cell = layers * NODE_BLOCK_BYTES;
-  const cache = randomHalves((context / blockTokens) * pageBytes);
+  const cache = someHalves((context / blockTokens) * pageBytes);
   for (let layer = 0; layer < layers; layer++) {
     const keyOffset = layer * 2 * numKvHeads * headDim * blockTokens * 2;
     writeNodeBlock(control.buffer, layer * NODE_BLOCK_BYTES, {
@@ -140,13 +140,14 @@ function compare(numHeads: number, numKvHeads: number, headDim: number, context:
   console.log(figures.join(' '));
 }
 
-console.log(`${isa}, ggml ${ggml.variant} ${ggml.version}, ${koffi.version}`);
+console.log(`${isa}, ggml ${ggml.version} (${ggml.variant})`);
 for (const [heads, kvHeads, dim] of [
   [9, 3, 64],
   [16, 8, 128],
   [8, 8, 128],
 ] as const) {
-  for (const context of process.env.HOT ? [512, 1024] : [512, 4096])
-    for (const tokens of process.env.HOT ? [1] : [1, 512]) compare(heads, kvHeads, dim, context, tokens);
+  for (const context of isHot ? [16, 128, 512, 1024] : [512, 4096]) {
+    for (const tokens of isHot ? [1] : [1, 512]) compare(heads, kvHeads, dim, context, tokens);
+  }
 }
 pool.close();

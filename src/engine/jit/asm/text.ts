@@ -94,7 +94,7 @@ const usesEvexAnyway = (row: VectorRow, operands: readonly Operand[]): boolean =
   usesEvex({ ...row, vexW: 0 }, operands);
 
 /** One item as a line of assembly; alignment and constants appear as the bytes that they became. */
-export function itemText(item: Item, bytes: readonly number[]): string {
+function itemText(item: Item, bytes: readonly number[]): string {
   switch (item.kind) {
     case 'instruction':
       return `  ${instructionText(item)}`;

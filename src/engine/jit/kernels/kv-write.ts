@@ -32,7 +32,6 @@ export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
     a.movsxd(numTokens, mem(block, step.numTokens));
 
     const loop = a.label('token');
-    const next = a.label('next');
     a.bind(loop);
     a.cmp(current, numTokens);
     a.jge(f.exit);
@@ -40,8 +39,6 @@ export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
     a.add(source, block);
     a.add(source, mem(block, step.tokens));
     a.mov(page, mem(source, token.page));
-    a.test(page, page);
-    a.je(next);
     a.movsxd(slotBytes, mem(source, token.slot));
     a.imul3(slotBytes, slotBytes, shape.headDim * elementBytes(shape));
     for (const [index, part] of [nodeField.keyOffset, nodeField.valueOffset].entries()) {
@@ -56,7 +53,6 @@ export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
       a.add(target, mem(node, part));
       emitStoreHeads(a, shape, isa, { source, stride, target, count });
     }
-    a.bind(next);
     a.add(current, nth);
     a.jmp(loop);
   });

@@ -174,7 +174,7 @@ export function runSplit(
 }
 
 /** What the cache holds of a sequence. */
-export function cacheOf(shape: KvShape, { keys, values }: Sequence): RowCache {
+function cacheOf(shape: KvShape, { keys, values }: Sequence): RowCache {
   const { numKvHeads, headDim, element } = shape;
   const round = (all: Float32Array, position: number, kvHead: number) => {
     const at = (position * numKvHeads + kvHead) * headDim;
