@@ -1,13 +1,13 @@
 // Holds the default model to the reference: teacher-forced choices, log-probabilities and perplexity (issue: acceptance 2).
-import { existsSync, readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { resolveModel } from '../../src/files/resolve/resolve-model.ts';
+import { modelSettings } from '../../src/files/resolve/settings.ts';
 import { ModelRunner } from '../../src/engine/step/testing/model-runner.ts';
 import { goldenFolder } from './golden-cases.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
-const modelPath = join(homedir(), '.cache/xllm/models/SmolLM2-135M-Instruct.Q4_1.gguf');
 
 interface ReferencePrompt {
   readonly prompt_ids: number[];
@@ -29,11 +29,12 @@ function logSoftmax(logits: Float32Array): Float32Array {
 
 const argMax = (values: Float32Array) => values.reduce((best, x, i) => (x > values[best]! ? i : best), 0);
 
-describe.skipIf(!existsSync(modelPath))(`default model (skipped without ${modelPath})`, () => {
+describe('default model', () => {
   describe.each(isFull ? (['auto', 'ggml'] as const) : (['auto'] as const))('kernels %s', (kernels) => {
     let runner: ModelRunner;
     beforeAll(async () => {
-      runner = await ModelRunner.open(modelPath, { kernels, numPages: 512 });
+      const { path } = await resolveModel(undefined, { settings: modelSettings(process.env) });
+      runner = await ModelRunner.open(path, { kernels, numPages: 512 });
     });
     afterAll(() => runner.close());
 

@@ -11,7 +11,7 @@ import { llama } from './llama.ts';
 import { mistral } from './mistral.ts';
 import { qwen2, qwen3 } from './qwen.ts';
 
-export const architectures: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma3Text];
+const architectures: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma3Text];
 
 /**
  * The model's description. Throws XllmError model_unsupported for an architecture or option that is not there,

@@ -24,12 +24,8 @@ export interface CreateExecutorOptions {
   readonly numThreads: number;
   /** Whether threads spin between steps: where all threads on this host do not outnumber its cores. */
   readonly polls: boolean;
-  /** Rows of a step, at most. */
-  readonly maxNumSeqs: number;
   readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
-
-export type { Kernels } from './kernel-code.ts';
 
 /** The executor owns its threads, code and scratch; model and space stay the caller's, to be closed after it. */
 export function createGgmlExecutor(options: CreateExecutorOptions): GgmlExecutor {
@@ -75,7 +71,7 @@ function choose(options: CreateExecutorOptions): KernelChoice {
 }
 
 /** Executors of equal id compute the same bits from equal weights. */
-export function numericsId(options: CreateExecutorOptions): string {
+function numericsId(options: CreateExecutorOptions): string {
   const { ggml, model, deterministic } = options;
   const parts = [
     choose(options).kernels,

@@ -100,7 +100,6 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     deterministic: options.deterministic,
     numThreads,
     polls: numThreads <= cpus().length,
-    maxNumSeqs,
   });
   const kv = new KvCache({
     groups,

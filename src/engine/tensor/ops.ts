@@ -27,7 +27,7 @@ export function add(g: Graph, a: Tensor, b: Tensor): Tensor {
 }
 
 /** a [..,D] * b of a's shape, or [D] for every row. */
-export function mul(g: Graph, a: Tensor, b: Tensor): Tensor {
+function mul(g: Graph, a: Tensor, b: Tensor): Tensor {
   checkBroadcast(a, b);
   return g.add(g.ggml.mul(g.ctx, a.address, b.address), 'F32', a.shape);
 }

@@ -159,7 +159,7 @@ async function loadPacked(
 }
 
 /** Elements of any weight format. */
-export function toFloat32(ggml: Ggml, type: TensorType, bytes: Uint8Array, count: number): Float32Array {
+function toFloat32(ggml: Ggml, type: TensorType, bytes: Uint8Array, count: number): Float32Array {
   const values = new Float32Array(count);
   if (type === 'F32') new Uint8Array(values.buffer).set(bytes);
   else ggml.dequantizeRow(tensorTypes[type].ggmlType, bytes, values);

@@ -72,7 +72,6 @@ export class ModelRunner {
       deterministic: options.deterministic ?? false,
       numThreads: options.numThreads ?? 1,
       polls: false,
-      maxNumSeqs: 64,
       ...(options.keepLogits === false
         ? {}
         : { observe: (_: StepPlan, logits: Float32Array) => void (this.#logits = logits.slice()) }),
