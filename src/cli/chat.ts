@@ -46,6 +46,10 @@ async function converse(url: string, options: OptionsOf<'chat'>): Promise<void> 
   const terminal = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY });
   const messages: Message[] = options.system === undefined ? [] : [{ role: 'system', content: options.system }];
   console.log(`${model} at ${url}. /reset forgets, /exit or Ctrl-D ends, Ctrl-C stops an answer.`);
+  let isOpen = true;
+  terminal.on('close', () => {
+    isOpen = false;
+  });
   terminal.setPrompt('> ');
   terminal.prompt();
   let answering: AbortController | null = null;
@@ -64,7 +68,8 @@ async function converse(url: string, options: OptionsOf<'chat'>): Promise<void> 
       answering = null;
       messages.push({ role: 'assistant', content });
     }
-    terminal.prompt();
+    // Piped input ends while its last lines are still being answered.
+    if (isOpen) terminal.prompt();
   }
   terminal.close();
 }

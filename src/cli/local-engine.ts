@@ -13,7 +13,7 @@ import { Watchdog } from '../service/engines/watchdog.ts';
 import { type OptionValues, spawnEngine } from './engine-child.ts';
 
 const POLL_MS = 1_000;
-const watchdogLimits = { maxStalledMs: 60_000, maxMissedPolls: 3 };
+const watchdogLimits = { maxStalledMs: 60_000, maxSilentMs: 15_000 };
 
 export interface LocalEngineOptions {
   readonly modelPath: string;
@@ -49,6 +49,8 @@ export async function createLocalEngine(options: LocalEngineOptions): Promise<Lo
 
   const { promise: ready, resolve, reject } = Promise.withResolvers<EngineModel>();
   let closing = false;
+  /** This life of the engine has been ready once; while it loads its silence means nothing. */
+  let isUp = false;
   let numStarts = 0;
   const supervisor = new Supervisor(
     () =>
@@ -61,6 +63,7 @@ export async function createLocalEngine(options: LocalEngineOptions): Promise<Lo
       }),
     {
       onExit: (how, restartMs) => {
+        isUp = false;
         if (closing) return;
         if (restartMs === null)
           reject(new XllmError('engine_unavailable', `the engine ${how} while starting; its last lines above say why`));
@@ -71,7 +74,8 @@ export async function createLocalEngine(options: LocalEngineOptions): Promise<Lo
   const engine = new EnginePool(coordinator, `service-${process.pid}`, {
     onReady: (model) => {
       supervisor.markReady();
-      watchdog.reset();
+      isUp = true;
+      watchdog.reset(performance.now());
       log.debug('engine connected', { instance: model.instance });
       resolve(model);
     },
@@ -84,13 +88,14 @@ export async function createLocalEngine(options: LocalEngineOptions): Promise<Lo
   let polling = false;
   async function judge(): Promise<void> {
     // A poll waits longer than the interval when the engine hangs.
-    if (polling || !engine.model) return;
+    if (polling || !isUp) return;
     polling = true;
     const status = await engine.status();
     polling = false;
-    if (closing || !engine.model || watchdog.judge(status?.stalledMs ?? null) === 'alive') return;
+    // Not connected is not answering: a stopped process loses its connection and its lease as well.
+    if (closing || !isUp || watchdog.judge(status?.stalledMs ?? null, performance.now()) === 'alive') return;
     log.error('engine makes no progress; killing it', { pid: supervisor.pid });
-    watchdog.reset();
+    isUp = false;
     supervisor.kill();
   }
   // Without a listener a failed start would be an unhandled rejection before anybody awaits it.

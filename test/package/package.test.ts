@@ -1,6 +1,6 @@
 // The published package in an empty project: installs, serves, tokenises, type-checks, and leaves the project's Node alone.
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -91,8 +91,7 @@ export async function serve(): Promise<Server> {
       files: ['use.ts'],
     }),
   );
-  // The compiler and Node's types are the project's own business: borrowed here.
-  symlinkSync(join(root, 'node_modules/@types'), join(project, 'node_modules/@types'));
+  // The compiler is the project's own business: borrowed here.
   await execute(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project]).catch(
     (error: { stdout: string }) => {
       throw new Error(error.stdout);

@@ -70,7 +70,7 @@ test('a service killed with -9 leaves no engine and no folder behind', async () 
 });
 
 test('SIGTERM drains: what runs ends whole, then both processes are gone', async () => {
-  const { url, child, exited, output, enginePid } = await start();
+  const { url, child, exited, output, enginePid } = await start(['--drain-timeout-s', '600']);
   const pid = enginePid();
   let hasBegun = false;
   const running = stream(url, { prompt: [9, 8, 7], max_tokens: 200, temperature: 0, ignore_eos: true }, () => {
@@ -112,7 +112,7 @@ test('a taken port says what to do, and leaves nothing running', async () => {
   const { port } = blocker.address() as { port: number };
   const program = runProgram(['serve', '--port', String(port)]);
   expect(await program.exited).toBe(1);
-  expect(program.output()).toMatch(new RegExp(`port ${port} .*--port`));
+  expect(program.output()).toMatch(new RegExp(`:${port} is taken.*--port`));
   expect(childrenOf(program.child.pid ?? -1)).toEqual([]);
   blocker.close();
 });

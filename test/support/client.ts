@@ -68,12 +68,10 @@ export async function stream(
   onToken: (numTokens: number) => boolean = () => true,
 ): Promise<StreamedCompletion> {
   const start = performance.now();
-  const controller = new AbortController();
   const response = await fetch(`${url}/v1/completions`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ return_token_ids: true, ...body, stream: true }),
-    signal: controller.signal,
   });
   if (!response.ok || !response.body) {
     const { error } = (await response.json()) as Reply;
@@ -87,7 +85,7 @@ export async function stream(
   const tokenIds: number[] = [];
   let pending = '';
   const decoder = new TextDecoder();
-  reading: for await (const chunk of response.body) {
+  for await (const chunk of response.body) {
     pending += decoder.decode(chunk as Uint8Array, { stream: true });
     for (;;) {
       const end = pending.indexOf('\n\n');
@@ -111,10 +109,8 @@ export async function stream(
       text += choice.text ?? '';
       tokenIds.push(...(choice.token_ids ?? []));
       finishReason = choice.finish_reason ?? finishReason;
-      if (!onToken(tokenIds.length)) {
-        controller.abort();
-        break reading;
-      }
+      // Leaving the loop cancels the body, which closes the connection.
+      if (!onToken(tokenIds.length)) return { text, tokenIds, finishReason, ttftMs, error, sawDone };
     }
   }
   return { text, tokenIds, finishReason, ttftMs, error, sawDone };

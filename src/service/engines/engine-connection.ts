@@ -20,6 +20,7 @@ import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../e
 import { deltaOfMessage } from './delta-codec.ts';
 
 const CALL_DEADLINE_MS = 10_000;
+const STATUS_DEADLINE_MS = 5_000;
 
 /** A request the engine has admitted and not finished. */
 interface Carried {
@@ -137,7 +138,7 @@ export class EngineConnection {
   }
 
   status(): Promise<StatusReply> {
-    return this.#client.call('status', create(StatusRequestSchema), CALL_DEADLINE_MS);
+    return this.#client.call('status', create(StatusRequestSchema), STATUS_DEADLINE_MS);
   }
 
   /** Resolves with the number of requests still running when the engine replied. */

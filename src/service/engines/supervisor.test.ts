@@ -53,17 +53,18 @@ describe('supervisor', () => {
 });
 
 describe('watchdog', () => {
-  const watchdog = () => new Watchdog({ maxStalledMs: 1_000, maxMissedPolls: 2 });
+  const watchdog = () => new Watchdog({ maxStalledMs: 1_000, maxSilentMs: 500 });
 
   test('pending work without a step is stuck, idleness is not', () => {
-    expect(watchdog().judge(0)).toBe('alive');
-    expect(watchdog().judge(1_000)).toBe('alive');
-    expect(watchdog().judge(1_001)).toBe('stuck');
+    expect(watchdog().judge(0, 10)).toBe('alive');
+    expect(watchdog().judge(1_000, 10)).toBe('alive');
+    expect(watchdog().judge(1_001, 10)).toBe('stuck');
   });
 
-  test('silence counts only in a row', () => {
+  test('silence counts from the last answer', () => {
     const dog = watchdog();
-    expect([dog.judge(null), dog.judge(5), dog.judge(null), dog.judge(null)]).toEqual([
+    dog.reset(100);
+    expect([dog.judge(null, 600), dog.judge(5, 650), dog.judge(null, 1_100), dog.judge(null, 1_151)]).toEqual([
       'alive',
       'alive',
       'alive',

@@ -3,29 +3,27 @@
 export interface WatchdogLimits {
   /** Pending work without a finished step for this long: stuck. */
   readonly maxStalledMs: number;
-  /** Polls in a row without an answer: hung or stopped. */
-  readonly maxMissedPolls: number;
+  /** No answer for this long: hung or stopped. */
+  readonly maxSilentMs: number;
 }
 
 export class Watchdog {
   readonly #limits: WatchdogLimits;
-  #missedPolls = 0;
+  #lastAnswerMs = 0;
 
   constructor(limits: WatchdogLimits) {
     this.#limits = limits;
   }
 
-  /** `stalledMs`: milliseconds since the last step while work is pending; null: the poll was not answered. */
-  judge(stalledMs: number | null): 'alive' | 'stuck' {
-    if (stalledMs === null) {
-      this.#missedPolls++;
-      return this.#missedPolls >= this.#limits.maxMissedPolls ? 'stuck' : 'alive';
-    }
-    this.#missedPolls = 0;
-    return stalledMs > this.#limits.maxStalledMs ? 'stuck' : 'alive';
+  /** The engine has just been heard of. */
+  reset(nowMs: number): void {
+    this.#lastAnswerMs = nowMs;
   }
 
-  reset(): void {
-    this.#missedPolls = 0;
+  /** `stalledMs`: milliseconds since the last step while work is pending; null: there was no answer. */
+  judge(stalledMs: number | null, nowMs: number): 'alive' | 'stuck' {
+    if (stalledMs === null) return nowMs - this.#lastAnswerMs > this.#limits.maxSilentMs ? 'stuck' : 'alive';
+    this.#lastAnswerMs = nowMs;
+    return stalledMs > this.#limits.maxStalledMs ? 'stuck' : 'alive';
   }
 }
