@@ -1,15 +1,13 @@
 // Owns a loaded model: its description and its weights in memory, ready to be used in graphs.
 import { invariant } from '../../common/errors.ts';
 import type { WeightsFile } from '../../files/weights-file.ts';
-import type { Ggml } from '../ffi/ggml.ts';
-import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvElement } from '../kv/cache-group.ts';
 import { differsAlone, type TensorType } from '../tensor/dtype.ts';
-import { TensorSpace } from '../tensor/graph.ts';
+import { type Ggml, TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
 import { EmittedProducts, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
-import { loadWeights } from '../weights/weight-loader.ts';
+import { type LoadedWeights, loadWeights } from '../weights/weight-loader.ts';
 import type { ModelWeights } from './blocks.ts';
 import type { ModelConfig, RopeConfig } from './config.ts';
 import { LoadPlan, planWeights } from './load-plan.ts';
@@ -39,7 +37,7 @@ export class Model {
     this.products = products;
     this.weights = weights;
     this.weightTypes = parts.weightTypes;
-    this.numBytes = parts.memories.reduce((sum, memory) => sum + memory.numBytes, 0);
+    this.numBytes = parts.memory.numBytes;
     this.#parts = parts;
   }
 
@@ -55,10 +53,10 @@ export class Model {
 
   /** No graph that uses the weights may run afterwards. */
   close(): void {
-    const { space, emitted, memories } = this.#parts;
+    const { space, emitted, memory } = this.#parts;
     space.free();
     emitted?.free();
-    for (const memory of memories) memory.free();
+    memory.free();
   }
 }
 
@@ -66,7 +64,7 @@ export class Model {
 interface ModelParts {
   readonly space: TensorSpace;
   readonly emitted: EmittedProducts | null;
-  readonly memories: readonly NativeMemory[];
+  readonly memory: LoadedWeights['memory'];
   readonly weightTypes: readonly TensorType[];
 }
 
@@ -106,8 +104,7 @@ async function loadWith(
   const tensors = weights.map(({ type, shape, address }, i) =>
     plan.requests[i]?.packing ? null : space.leaf(type, shape, address),
   );
-  const factorMemory = allocateNative(ropes.length * config.headDim * 4);
-  const ropeOf = new Map(ropes.map((rope, i) => [rope, placeRope(space, factorMemory, config, rope, i)]));
+  const ropeOf = new Map(ropes.map((rope) => [rope, placeRope(space, config, rope)]));
   const built = build({
     tensor(index) {
       const tensor = tensors[index];
@@ -129,24 +126,15 @@ async function loadWith(
   });
   const matrixTypes = weights.filter(({ shape }) => shape.length > 1).map(({ type }) => type);
   const weightTypes = [...new Set(matrixTypes)].sort();
-  return new Model(config, options, built, { space, emitted, memories: [memory, factorMemory], weightTypes });
+  return new Model(config, options, built, { space, emitted, memory, weightTypes });
 }
 
-function placeRope(
-  space: TensorSpace,
-  memory: NativeMemory,
-  config: ModelConfig,
-  rope: RopeConfig,
-  slot: number,
-): Rope {
-  const { frequencyFactors, attnFactor } = ropeFactors(rope.scaling, rope.base, config.headDim);
-  const count = config.headDim / 2;
-  const offset = slot * config.headDim * 4;
-  if (frequencyFactors) new Float32Array(memory.buffer, offset, count).set(frequencyFactors);
+function placeRope(space: TensorSpace, { headDim, ropePairs }: ModelConfig, { base, scaling }: RopeConfig): Rope {
+  const { frequencyFactors, attnFactor } = ropeFactors(scaling, base, headDim);
   return {
-    pairs: config.ropePairs,
-    base: rope.base,
+    pairs: ropePairs,
+    base,
     attnFactor,
-    frequencyFactors: frequencyFactors ? space.leaf('F32', [count], memory.address + offset) : null,
+    frequencyFactors: frequencyFactors && space.constant(frequencyFactors),
   };
 }

@@ -3,15 +3,20 @@ import { invariant } from '../../common/errors.ts';
 import type { Ggml, GgmlContext, GgmlGraph, GgmlTensor } from '../ffi/ggml.ts';
 import { maxSources, TensorMemory } from '../ffi/ggml-layout.ts';
 import type { Address } from '../ffi/koffi.ts';
+import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { bytesOf, type TensorType, tensorTypes } from './dtype.ts';
 import { planMemory } from './memory-plan.ts';
 import { denseStrides, ggmlDims, ggmlStrides, numElements, type Tensor } from './tensor.ts';
+
+/** The library that graphs are built with; callers above only pass it on. */
+export type { Ggml };
 
 /** Leaves only: weights, caches, inputs. Their data stays wherever the caller put it. */
 export class TensorSpace {
   readonly ggml: Ggml;
   readonly ctx: GgmlContext;
   protected readonly memory: TensorMemory;
+  readonly #constants: NativeMemory[] = [];
 
   constructor(ggml: Ggml, maxTensors: number, extraBytes = 0) {
     this.ggml = ggml;
@@ -29,8 +34,17 @@ export class TensorSpace {
     return { address, type, shape, strides: strides ?? denseStrides(type, shape) };
   }
 
+  /** A small tensor [n] in memory of its own. */
+  constant(values: Float32Array): Tensor {
+    const memory = allocateNative(values.byteLength);
+    this.#constants.push(memory);
+    new Float32Array(memory.buffer).set(values);
+    return this.leaf('F32', [values.length], memory.address);
+  }
+
   free(): void {
     this.ggml.free(this.ctx);
+    for (const memory of this.#constants) memory.free();
   }
 }
 
