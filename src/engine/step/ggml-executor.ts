@@ -50,6 +50,7 @@ const maxGraphs = 64;
 export class GgmlExecutor implements Executor {
   readonly #options: GgmlExecutorOptions;
   readonly #governor: ThreadGovernor;
+  readonly #blockTokens: readonly number[];
   readonly #graphs = new GraphCache<StepGraph>(maxGraphs);
   readonly #prepared = new Map<number, PreparedStep>();
   /** One for the step being prepared, one for a step prepared but not started. */
@@ -60,6 +61,7 @@ export class GgmlExecutor implements Executor {
 
   constructor(options: GgmlExecutorOptions) {
     this.#options = options;
+    this.#blockTokens = options.space.layouts.map(({ blockTokens }) => blockTokens);
     this.#governor = new ThreadGovernor(options.pool.maxThreads);
   }
 
@@ -75,7 +77,7 @@ export class GgmlExecutor implements Executor {
 
   async prepare(plan: StepPlan): Promise<void> {
     const { model, space, attention, sampler } = this.#options;
-    checkPlan(plan, model.config.vocabSize);
+    checkPlan(plan, model.config.vocabSize, this.#blockTokens);
     await space.prepare(plan.groups);
     const shape = this.#shapeOf(plan, attention);
     const sections = layoutStep(shape);

@@ -30,7 +30,7 @@ const plan: StepPlan = {
 };
 
 it('lets a sound plan through', () => {
-  expect(() => checkPlan(plan, 10)).not.toThrow();
+  expect(() => checkPlan(plan, 10, [16])).not.toThrow();
 });
 
 it.each<[string, Partial<StepPlan>, RegExp]>([
@@ -50,7 +50,18 @@ it.each<[string, Partial<StepPlan>, RegExp]>([
   ['an output without a row', { outputRow: Int32Array.of(0, 2) }, /output 1 has no row/],
   ['a target past the vocabulary', { targetIds: Int32Array.of(-1, 10) }, /target id 10/],
   ['no tokens', { numTokens: 0 }, /no tokens/],
-  ['a row without pages', { groups: [{ ...plan.groups[0]!, pageStart: Int32Array.of(0, 0, 3) }] }, /row 0 has 0 pages/],
+  [
+    'a row without its page',
+    { groups: [{ ...plan.groups[0]!, pageStart: Int32Array.of(0, 1, 2) }] },
+    /row 1 has no page for block 1 of KV group 0/,
+  ],
+  ['a page without memory', { groups: [{ ...plan.groups[0]!, numPagesTouched: 2 }] }, /row 1 has no page for block 1/],
+  [
+    'a released page',
+    { groups: [{ ...plan.groups[0]!, pages: Int32Array.of(-1, 1, 2) }] },
+    /row 0 has no page for block 0/,
+  ],
+  ['an unknown KV group', { groups: [plan.groups[0]!, plan.groups[0]!] }, /no KV group 1/],
 ])('refuses %s', (_, change, message) => {
-  expect(() => checkPlan({ ...plan, ...change }, 10)).toThrow(message);
+  expect(() => checkPlan({ ...plan, ...change }, 10, [16])).toThrow(message);
 });

@@ -2,8 +2,11 @@
 import { invariant } from '../../common/errors.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 
-/** Throws where the plan is not what plan.ts says: a bug of the scheduler. Linear in tokens. */
-export function checkPlan(plan: StepPlan, vocabSize: number): void {
+/**
+ * Throws where the plan is not what plan.ts says: a bug of the scheduler. Linear in tokens.
+ * `blockTokens`: of each cache group.
+ */
+export function checkPlan(plan: StepPlan, vocabSize: number, blockTokens: readonly number[]): void {
   const { numTokens, numRows, tokenIds, positions, rowStart, previousOutput, outputToken, outputRow } = plan;
   const require = (condition: boolean, what: string) => invariant(condition, `step ${plan.stepId}: ${what}`);
   require(numTokens > 0 && numRows > 0, 'no tokens');
@@ -20,7 +23,7 @@ export function checkPlan(plan: StepPlan, vocabSize: number): void {
       const isPlaceholder = id === -1 && token === first && previousOutput[row]! >= 0;
       require(isPlaceholder || (id >= 0 && id < vocabSize), `token id ${id} is out of range`);
     }
-    for (const tables of plan.groups) checkPages(plan, tables, row, positions[end - 1]!);
+    checkPages(plan, row, blockTokens);
   }
   for (let i = 0; i < outputToken.length; i++) {
     const row = outputRow[i]!;
@@ -32,8 +35,20 @@ export function checkPlan(plan: StepPlan, vocabSize: number): void {
   }
 }
 
-function checkPages(plan: StepPlan, tables: StepPlan['groups'][number], row: number, lastPosition: number): void {
-  const numPages = tables.pageStart[row + 1]! - tables.pageStart[row]!;
-  // The smallest block is one token; the exact count is the KV cache's business.
-  invariant(numPages > 0 && numPages <= lastPosition + 1, `step ${plan.stepId}: row ${row} has ${numPages} pages`);
+/** The blocks that a row writes must be pages that have memory; the kernels would write anywhere. */
+function checkPages(plan: StepPlan, row: number, blockTokens: readonly number[]): void {
+  const first = plan.positions[plan.rowStart[row]!]!;
+  const last = plan.positions[plan.rowStart[row + 1]! - 1]!;
+  for (const [g, { pageStart, pages, numPagesTouched }] of plan.groups.entries()) {
+    const tokens = blockTokens[g];
+    invariant(tokens, `step ${plan.stepId}: no KV group ${g}`);
+    const start = pageStart[row]!;
+    for (let block = Math.floor(first / tokens); block <= Math.floor(last / tokens); block++) {
+      const page = start + block < pageStart[row + 1]! ? pages[start + block]! : -1;
+      invariant(
+        page >= 0 && page < numPagesTouched,
+        `step ${plan.stepId}: row ${row} has no page for block ${block} of KV group ${g}`,
+      );
+    }
+  }
 }

@@ -43,9 +43,9 @@ export function layoutStep({ numTokens, numOutputs, attention }: StepShape): Ste
   return { tokenIds, positions, outputTokens, numBytes: layout.numBytes };
 }
 
-/** Nodes per layer with all options on, attention calls apart, generously. */
-const nodesPerLayer = 48;
-const nodesPerCall = 12;
+/** Leaves, views and nodes of a layer with all options on, and of a call of ggml's attention: generously. */
+const tensorsPerLayer = 96;
+const tensorsPerCall = 24;
 
 export interface StepResults {
   /** [O,D] after the final norm */
@@ -70,7 +70,7 @@ export class StepGraph {
     this.inputs = new InputMemory(sections.numBytes);
     const numCalls = shape.attention.key.split(' ').length;
     const numLayers = model.config.layers.length;
-    const g = new Graph(ggml, 64 + numLayers * (nodesPerLayer + nodesPerCall * numCalls));
+    const g = new Graph(ggml, 128 + numLayers * (tensorsPerLayer + tensorsPerCall * numCalls));
     const leaf = (section: InputSection, count: number) => g.leaf('I32', [count], this.inputs.address + section.offset);
     const stepInputs = {
       tokenIds: leaf(sections.tokenIds, shape.numTokens),

@@ -17,10 +17,13 @@ export class TensorSpace {
   readonly ctx: GgmlContext;
   protected readonly memory: TensorMemory;
   readonly #constants: NativeMemory[] = [];
+  readonly #maxTensors: number;
+  #numTensors = 0;
 
   constructor(ggml: Ggml, maxTensors: number, extraBytes = 0) {
     this.ggml = ggml;
-    const memBytes = ggml.tensorOverhead() * maxTensors + extraBytes + 4096;
+    this.#maxTensors = maxTensors;
+    const memBytes = ggml.tensorOverhead() * (maxTensors + 4) + extraBytes + 4096;
     this.ctx = ggml.init({ mem_size: memBytes, mem_buffer: null, no_alloc: true });
     invariant(this.ctx !== 0, 'ggml_init failed');
     this.memory = new TensorMemory(ggml.memBuffer(this.ctx), ggml.memSize(this.ctx));
@@ -29,9 +32,16 @@ export class TensorSpace {
   /** A tensor over existing memory. `strides` (bytes) default to dense. */
   leaf(type: TensorType, shape: readonly number[], data: Address, strides?: readonly number[]): Tensor {
     const address = this.ggml.newTensor(this.ctx, tensorTypes[type].ggmlType, ...ggmlDims(shape));
+    this.count();
     this.memory.setData(address, data);
     if (strides) ggmlStrides(shape, strides).forEach((stride, i) => this.memory.setStride(address, i + 1, stride));
     return { address, type, shape, strides: strides ?? denseStrides(type, shape) };
+  }
+
+  /** ggml aborts when its memory is full: there is room for a few tensors beyond `maxTensors`. */
+  protected count(): void {
+    this.#numTensors++;
+    invariant(this.#numTensors <= this.#maxTensors, `more than ${this.#maxTensors} tensors`);
   }
 
   /** A small tensor [n] in memory of its own. */
@@ -56,13 +66,15 @@ export class Graph extends TensorSpace {
   readonly #numBytes: number[] = [];
   readonly #views: GgmlTensor[] = [];
 
-  constructor(ggml: Ggml, maxNodes: number) {
-    super(ggml, 2 * maxNodes, ggml.graphOverhead(maxNodes, false));
-    this.handle = ggml.newGraph(this.ctx, maxNodes, false);
+  /** `maxTensors`: leaves, views and nodes. */
+  constructor(ggml: Ggml, maxTensors: number) {
+    super(ggml, maxTensors, ggml.graphOverhead(maxTensors, false));
+    this.handle = ggml.newGraph(this.ctx, maxTensors, false);
   }
 
   /** Adds a node with a dense result of its own. */
   add(address: GgmlTensor, type: TensorType, shape: readonly number[]): Tensor {
+    this.count();
     this.ggml.expand(this.handle, address);
     this.#nodes.push(address);
     this.#numBytes.push(bytesOf(type, numElements(shape)));
@@ -71,6 +83,7 @@ export class Graph extends TensorSpace {
 
   /** Adds a node that writes into one of its sources. */
   addInPlace(address: GgmlTensor, target: Tensor): Tensor {
+    this.count();
     this.ggml.expand(this.handle, address);
     this.#nodes.push(address);
     this.#numBytes.push(0);
@@ -81,6 +94,7 @@ export class Graph extends TensorSpace {
   view(source: Tensor, shape: readonly number[], strides: readonly number[], offset = 0): Tensor {
     const [nb1, nb2, nb3] = ggmlStrides(shape, strides);
     const address = this.ggml.view4d(this.ctx, source.address, ...ggmlDims(shape), nb1, nb2, nb3, offset);
+    this.count();
     this.#views.push(address);
     return { address, type: source.type, shape, strides };
   }
