@@ -9,12 +9,14 @@ if (major < 24) {
 `);
   process.exit(1);
 }
-(async () => {
+void (async () => {
   const { enableCompileCache } = await import('node:module');
   enableCompileCache();
   const { existsSync } = await import('node:fs');
   // Sources in the repository, compiled files in the published package.
   const sources = new URL('../src/cli/main.ts', import.meta.url);
-  const { main } = await import(existsSync(sources) ? sources.href : new URL('../src/cli/main.js', import.meta.url).href);
+  const { main } = await import(
+    existsSync(sources) ? sources.href : new URL('../src/cli/main.js', import.meta.url).href
+  );
   await main(process.argv.slice(2));
 })();

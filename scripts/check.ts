@@ -15,7 +15,7 @@ const checks: Readonly<Record<string, () => boolean>> = {
   },
   sizes: () => {
     const { tooLong, modules } = sizes();
-    for (const [name, [source, test]] of [...modules].sort())
+    for (const [name, [source, test]] of [...modules].sort(([a], [b]) => a.localeCompare(b)))
       console.log(`${name.padEnd(24)} ${String(source).padStart(6)} + ${test} test`);
     const total = [...modules]
       .filter(([name]) => !/^(test|scripts|bench|examples)$/.test(name))

@@ -38,7 +38,7 @@ export interface ImportProblem {
 export function importProblems(): { readonly numFiles: number; readonly problems: readonly ImportProblem[] } {
   const files = output('git', ['ls-files', '-co', '--exclude-standard', 'src'])
     .split('\n')
-    .filter((file) => /\.ts$/.test(file) && !/\.test\.ts$|\/generated\/|\/testing\//.test(file));
+    .filter((file) => file.endsWith('.ts') && !/\.test\.ts$|\/generated\/|\/testing\//.test(file));
   const problems: ImportProblem[] = [];
   for (const file of files) {
     const text = readFileSync(file, 'utf8');

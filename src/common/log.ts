@@ -20,19 +20,29 @@ export interface LogOptions {
 }
 
 export function createLog(options: LogOptions): Log {
-  const { format, level, write = (line) => process.stderr.write(line), nowIso = () => new Date().toISOString() } = options;
-  const at = (lineLevel: Exclude<LogLevel, 'silent'>) => (message: string, fields: LogFields = {}) => {
-    if (ranks[lineLevel] < ranks[level]) return;
-    const time = nowIso();
-    if (format === 'json') write(`${JSON.stringify({ time, level: lineLevel, message, ...fields })}\n`);
-    else write(`${time.slice(11, 19)} ${lineLevel === 'info' ? '' : `${lineLevel} `}${message}${fieldsText(fields)}\n`);
-  };
+  const {
+    format,
+    level,
+    write = (line) => process.stderr.write(line),
+    nowIso = () => new Date().toISOString(),
+  } = options;
+  const at =
+    (lineLevel: Exclude<LogLevel, 'silent'>) =>
+    (message: string, fields: LogFields = {}) => {
+      if (ranks[lineLevel] < ranks[level]) return;
+      const time = nowIso();
+      if (format === 'json') write(`${JSON.stringify({ time, level: lineLevel, message, ...fields })}\n`);
+      else
+        write(`${time.slice(11, 19)} ${lineLevel === 'info' ? '' : `${lineLevel} `}${message}${fieldsText(fields)}\n`);
+    };
   return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
 }
 
 function fieldsText(fields: LogFields): string {
   return Object.entries(fields)
     .filter(([, value]) => value !== undefined)
-    .map(([name, value]) => ` ${name}=${typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(1) : value}`)
+    .map(
+      ([name, value]) => ` ${name}=${typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(1) : value}`,
+    )
     .join('');
 }

@@ -13,7 +13,7 @@ export function encodeTensor(dtype: WritableDType, values: Float32Array, target:
   encoders[dtype](values, target);
 }
 
-export function isWritable(dtype: DType): dtype is WritableDType {
+function isWritable(dtype: DType): dtype is WritableDType {
   return Object.hasOwn(encoders, dtype);
 }
 

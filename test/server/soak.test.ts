@@ -80,7 +80,6 @@ test('vanishing clients harm nobody', async () => {
   const slope = (key: 'engineMb' | 'serviceMb') =>
     ((half.at(-1)?.[key] ?? 0) - (half[0]?.[key] ?? 0)) /
     Math.max(1, (half.at(-1)?.seconds ?? 0) - (half[0]?.seconds ?? 0));
-  if (process.env.SOAKDBG) console.log(memory.map((m)=>`${m.seconds.toFixed(0)}:${m.engineMb.toFixed(0)}/${m.serviceMb.toFixed(0)}`).join(' '));
   console.log(
     `${numAnswered} answered, ${numVanished} vanished; memory slope in the second half: engine ${slope('engineMb').toFixed(2)} MB/s, ` +
       `service ${slope('serviceMb').toFixed(2)} MB/s; at the end ${memory.at(-1)?.engineMb.toFixed(0)} and ${memory.at(-1)?.serviceMb.toFixed(0)} MB`,

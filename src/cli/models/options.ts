@@ -6,7 +6,7 @@ import { commandOptions } from '../config/options.ts';
 
 const { cache, offline } = commandOptions.serve.shape;
 
-export const writableTypes = [
+const writableTypes = [
   'f32',
   'f16',
   'bf16',

@@ -66,7 +66,7 @@ function requestOnce(
   return promise.finally(() => clearTimeout(connectTimer));
 }
 
-export function unreachable(url: URL, error: Error): XllmError {
+function unreachable(url: URL, error: Error): XllmError {
   const reason = error.message || (error as NodeJS.ErrnoException).code || 'unknown reason';
   return new XllmError('model_unavailable', `${url.origin} cannot be reached: ${reason}`, { cause: error });
 }

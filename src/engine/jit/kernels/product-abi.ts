@@ -57,7 +57,7 @@ export interface RecordLayout {
   readonly bytes: number;
 }
 
-export function recordLayout(element: 's8' | 's16'): RecordLayout {
+function recordLayout(element: 's8' | 's16'): RecordLayout {
   const scale = element === 's8' ? BLOCK : 2 * BLOCK;
   return {
     element,
