@@ -13,10 +13,6 @@ export function encodeTensor(dtype: WritableDType, values: Float32Array, target:
   encoders[dtype](values, target);
 }
 
-function isWritable(dtype: DType): dtype is WritableDType {
-  return Object.hasOwn(encoders, dtype);
-}
-
 /** The bytes of `values` in `dtype`, in a buffer of their own. */
 export function encodedTensor(dtype: WritableDType, values: Float32Array): Uint8Array {
   const target = new Uint8Array(bytesOf(dtype, values.length));
