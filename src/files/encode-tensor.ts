@@ -1,5 +1,5 @@
 // Owns turning float32 values into the formats that this package writes: floats and ggml's simple blocks of 32.
-import { bytesOf, type DType } from './dtype.ts';
+import { bytesOf } from './dtype.ts';
 
 export type WritableDType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_1';
 
