@@ -67,9 +67,10 @@ test('the page at / holds a chat', async () => {
       if (message.type() === 'error') faults.push(message.text());
     });
     await page.goto(server.url);
+    await page.getByLabel(/temperature/i).fill('0');
     await page.getByRole('textbox', { name: /message/i }).fill(question);
     await page.keyboard.press('Enter');
-    await page.getByText(/Paris/).first().waitFor({ timeout: 60_000 });
+    await page.getByText('The capital of France is Paris.').first().waitFor({ timeout: 60_000 });
     expect(faults).toEqual([]);
   } finally {
     await browser.close();
