@@ -34,29 +34,35 @@ export function writeSampleBlock(
   { numIds, scratch, scratchBytes }: SampleBlockOptions,
 ): void {
   const numOutputs = input.sampling.length;
-  const numBytes = sampleBlockBytes(input);
-  const view = new DataView(buffer, byteOffset, numBytes);
-  const words = new Int32Array(buffer, byteOffset, numBytes / 4);
-  const floats = new Float32Array(buffer, byteOffset, numBytes / 4);
-  view.setBigUint64(headerField.scratch, BigInt(scratch), true);
-  view.setBigUint64(headerField.scratchStride, BigInt(scratchBytes), true);
-  view.setInt32(headerField.numOutputs, numOutputs, true);
-  view.setInt32(headerField.numIds, numIds, true);
+  const numWords = sampleBlockBytes(input) / 4;
+  const words = new Int32Array(buffer, byteOffset, numWords);
+  const floats = new Float32Array(buffer, byteOffset, numWords);
+  setU64(words, headerField.scratch / 4, scratch);
+  setU64(words, headerField.scratchStride / 4, scratchBytes);
+  words[headerField.numOutputs / 4] = numOutputs;
+  words[headerField.numIds / 4] = numIds;
+  let row = headerBytes / 4;
   let editsAt = headerBytes + numOutputs * rowBytes;
   for (let output = 0; output < numOutputs; output++) {
     const task = taskOf(input, output);
-    const row = new DataView(buffer, byteOffset + headerBytes + output * rowBytes, rowBytes);
-    row.setInt32(rowField.wantsStats, wantsStats(task) ? 1 : 0, true);
-    if (task.kind === 'target') row.setInt32(rowField.targetId, task.targetId, true);
+    words[row + rowField.wantsStats / 4] = wantsStats(task) ? 1 : 0;
+    if (task.kind === 'target') words[row + rowField.targetId / 4] = task.targetId;
     const edits = task.kind === 'sample' ? task.row.edits : null;
     const constants = task.kind === 'sample' ? rowConstants(task.row, numIds) : null;
-    row.setInt32(rowField.mode, modeOf(task, constants), true);
-    if (constants) writeConstants(row, constants);
+    words[row + rowField.mode / 4] = modeOf(task, constants);
+    if (constants) writeConstants(words, floats, row, constants);
     const numEdits = edits ? writeEdits(words, floats, editsAt / 4, edits, numIds) : 0;
-    row.setInt32(rowField.numEdits, numEdits, true);
-    row.setBigInt64(rowField.edits, BigInt(editsAt), true);
+    words[row + rowField.numEdits / 4] = numEdits;
+    setU64(words, row + rowField.edits / 4, editsAt);
     editsAt += numEdits * editBytes;
+    row += rowBytes / 4;
   }
+}
+
+/** Addresses and offsets are exact as doubles (below 2^53). */
+function setU64(words: Int32Array, word: number, value: number): void {
+  words[word] = value % 2 ** 32;
+  words[word + 1] = Math.floor(value / 2 ** 32);
 }
 
 function modeOf(task: SamplerTask, constants: RowConstants | null): number {
@@ -65,13 +71,13 @@ function modeOf(task: SamplerTask, constants: RowConstants | null): number {
   return task.row.edits && task.row.edits.tokenIds.length > 0 ? rowMode.editedArgMax : rowMode.argMax;
 }
 
-function writeConstants(row: DataView, constants: RowConstants): void {
-  row.setFloat32(rowField.inverseTemperature, constants.inverseTemperature, true);
-  row.setFloat32(rowField.minPOffset, constants.minPOffset, true);
-  row.setFloat32(rowField.topP, constants.topP, true);
-  row.setInt32(rowField.topK, constants.topK, true);
-  row.setInt32(rowField.key0, constants.key0, true);
-  row.setInt32(rowField.key1, constants.key1, true);
+function writeConstants(words: Int32Array, floats: Float32Array, row: number, constants: RowConstants): void {
+  floats[row + rowField.inverseTemperature / 4] = constants.inverseTemperature;
+  floats[row + rowField.minPOffset / 4] = constants.minPOffset;
+  floats[row + rowField.topP / 4] = constants.topP;
+  words[row + rowField.topK / 4] = constants.topK;
+  words[row + rowField.key0 / 4] = constants.key0;
+  words[row + rowField.key1 / 4] = constants.key1;
 }
 
 /** Returns how many were written: edits of ids without a token have no effect. */

@@ -97,12 +97,12 @@ export class KernelAttention implements AttentionPath {
 
   #fill(plan: StepPlan, numTokens: number): void {
     const { groups, shapes, space } = this.#options;
-    for (const [g, group] of groups.entries()) {
-      const [shape, layout, step] = [shapes[g], space.layouts[g], this.#steps[g]];
-      invariant(shape && layout && step, `no kernels for group ${group.name}`);
-      const rows = kvRows(plan, space, group, g);
-      const buffer = step.writable(stepBlockBytes(countStep(shape, rows, numTokens)));
-      writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, numTokens);
+    for (let g = 0; g < groups.length; g++) {
+      const [shape, layout, step] = [shapes[g]!, space.layouts[g]!, this.#steps[g]!];
+      const rows = kvRows(plan, space, groups[g]!, g);
+      const counts = countStep(shape, rows, numTokens);
+      const buffer = step.writable(stepBlockBytes(counts));
+      writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, numTokens, counts);
     }
   }
 

@@ -27,16 +27,16 @@ export class InputLayout {
 
 /** What a step's preparation writes; copied into the graph's memory when the step starts. */
 export class StagedInputs {
-  #buffer: ArrayBuffer;
+  #buffer = new ArrayBuffer(4096);
+  #bytes = new Uint8Array(this.#buffer);
   #numBytes = 0;
-
-  constructor() {
-    this.#buffer = new ArrayBuffer(4096);
-  }
 
   /** Starts over with `numBytes`; old content is not cleared. */
   reset(numBytes: number): void {
-    if (numBytes > this.#buffer.byteLength) this.#buffer = new ArrayBuffer(2 ** Math.ceil(Math.log2(numBytes)));
+    if (numBytes > this.#buffer.byteLength) {
+      this.#buffer = new ArrayBuffer(2 ** Math.ceil(Math.log2(numBytes)));
+      this.#bytes = new Uint8Array(this.#buffer);
+    }
     this.#numBytes = numBytes;
   }
 
@@ -50,7 +50,7 @@ export class StagedInputs {
 
   copyTo(memory: InputMemory): void {
     invariant(memory.numBytes >= this.#numBytes, 'inputs do not fit their graph');
-    memory.bytes.set(new Uint8Array(this.#buffer, 0, this.#numBytes));
+    memory.bytes.set(this.#bytes.subarray(0, this.#numBytes));
   }
 }
 

@@ -2,7 +2,7 @@
 // Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
 import { invariant } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
-import { planTiles } from './tiles.ts';
+import { planTiles, type Tile } from './tiles.ts';
 
 const LINE_BYTES = 64;
 const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;
@@ -188,7 +188,7 @@ export interface KvRow {
 export interface StepCounts {
   /** T, padding included. */
   readonly paddedTokens: number;
-  readonly numTiles: number;
+  readonly tiles: readonly Tile[];
   readonly numSegments: number;
   readonly sharedBytes: number;
 }
@@ -198,19 +198,20 @@ export function countStep(shape: KvShape, rows: readonly KvRow[], paddedTokens: 
   const tiles = planTiles(rows, groupOf(shape), shape.numKvHeads);
   return {
     paddedTokens,
-    numTiles: tiles.length,
+    tiles,
     numSegments: rows.reduce((sum, { segments }) => sum + segments.length, 0),
     sharedBytes: tiles.reduce((sum, tile) => sum + (tile.part === 0 ? sharedBytes(shape, tile.numParts) : 0), 0),
   };
 }
 
 /** Bytes of a step block; monotone in every count, so that upper bounds give an upper bound. */
-export function stepBlockBytes({ paddedTokens, numTiles, numSegments, sharedBytes: shared }: StepCounts): number {
-  const tables = paddedTokens * TOKEN_BYTES + numTiles * TILE_BYTES + numSegments * SEGMENT_BYTES;
+export function stepBlockBytes({ paddedTokens, tiles, numSegments, sharedBytes: shared }: StepCounts): number {
+  const tables = paddedTokens * TOKEN_BYTES + tiles.length * TILE_BYTES + numSegments * SEGMENT_BYTES;
   return roundUp(STEP_HEADER_BYTES + tables, LINE_BYTES) + shared;
 }
 
 /**
+ * `counts`: those of `countStep` for the same rows, where the caller has them.
  * Writes the step block of one cache group at `byteOffset` (a multiple of 8); it takes
  * `stepBlockBytes(countStep(shape, rows, paddedTokens))`. Tokens behind those of the rows are padding: their keys are
  * not written and their outputs are 0. Throws when segments leave a gap or end before the row does: kernels trust them.
@@ -222,12 +223,12 @@ export function writeStepBlock(
   pageBytes: number,
   rows: readonly KvRow[],
   paddedTokens: number,
+  counts = countStep(shape, rows, paddedTokens),
 ): void {
-  const counts = countStep(shape, rows, paddedTokens);
   const view = new DataView(buffer, byteOffset, stepBlockBytes(counts));
   const tokensAt = STEP_HEADER_BYTES;
   const tilesAt = tokensAt + paddedTokens * TOKEN_BYTES;
-  const segmentsAt = tilesAt + counts.numTiles * TILE_BYTES;
+  const segmentsAt = tilesAt + counts.tiles.length * TILE_BYTES;
   const rowSegmentsAt: number[] = [];
   let numTokens = 0;
   let segmentAt = segmentsAt;
@@ -246,49 +247,54 @@ export function writeStepBlock(
   invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
   view.setInt32(stepField.numTokens, numTokens, true);
   view.setInt32(stepField.paddedTokens, paddedTokens, true);
-  view.setInt32(stepField.numTiles, counts.numTiles, true);
+  view.setInt32(stepField.numTiles, counts.tiles.length, true);
   setU64(view, stepField.tokens, tokensAt);
   setU64(view, stepField.tiles, tilesAt);
-  writeTiles(view, tilesAt, shape, rows, rowSegmentsAt, roundUp(segmentAt, LINE_BYTES));
+  writeTiles(view, tilesAt, shape, counts.tiles, rowSegmentsAt, roundUp(segmentAt, LINE_BYTES));
 }
 
 function writeTiles(
   view: DataView,
   tilesAt: number,
   shape: KvShape,
-  rows: readonly KvRow[],
+  tiles: readonly Tile[],
   rowSegmentsAt: readonly number[],
   sharedAt: number,
 ): void {
   /** By row: where its parts meet. */
   const meetings = new Map<number, number>();
   let end = sharedAt;
-  for (const [index, tile] of planTiles(rows, groupOf(shape), shape.numKvHeads).entries()) {
-    let shared = meetings.get(tile.row);
-    if (shared === undefined && tile.numParts > 1) {
+  let at = tilesAt;
+  for (const tile of tiles) {
+    let shared = tile.numParts > 1 ? meetings.get(tile.row) : 0;
+    if (shared === undefined) {
       shared = end;
       meetings.set(tile.row, shared);
       for (let head = 0; head < shape.numKvHeads; head++) setU64(view, shared + 8 * head, 0);
       end += sharedBytes(shape, tile.numParts);
     }
-    const at = tilesAt + index * TILE_BYTES;
-    for (const field of ['firstToken', 'numTokens', 'firstPosition', 'numParts', 'part', 'partStart'] as const) {
-      view.setInt32(at + tileField[field], tile[field], true);
-    }
+    view.setInt32(at + tileField.firstToken, tile.firstToken, true);
+    view.setInt32(at + tileField.numTokens, tile.numTokens, true);
+    view.setInt32(at + tileField.firstPosition, tile.firstPosition, true);
+    view.setInt32(at + tileField.numParts, tile.numParts, true);
+    view.setInt32(at + tileField.part, tile.part, true);
+    view.setInt32(at + tileField.partStart, tile.partStart, true);
     setU64(view, at + tileField.segments, rowSegmentsAt[tile.row] ?? 0);
-    setU64(view, at + tileField.shared, shared ?? 0);
+    setU64(view, at + tileField.shared, shared);
+    at += TILE_BYTES;
   }
 }
 
 function checkSegments({ firstPosition, numTokens, segments }: KvRow, blockTokens: number): void {
   let end = segments[0]?.firstPosition ?? 0;
-  invariant(end <= firstPosition, `segments start at position ${end}, after ${firstPosition}`);
+  // Messages are made only when they are needed: this runs for every row of every step.
+  if (end > firstPosition) invariant(false, `segments start at position ${end}, after ${firstPosition}`);
   for (const segment of segments) {
-    invariant(segment.firstPosition === end, `segments leave out position ${end}`);
-    invariant(end % blockTokens === 0, `a segment starts at position ${end}, inside a block`);
+    if (segment.firstPosition !== end) invariant(false, `segments leave out position ${end}`);
+    if (end % blockTokens !== 0) invariant(false, `a segment starts at position ${end}, inside a block`);
     end += segment.numTokens;
   }
-  invariant(end >= firstPosition + numTokens, `segments end at position ${end}, before the row`);
+  if (end < firstPosition + numTokens) invariant(false, `segments end at position ${end}, before the row`);
 }
 
 function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number, pageBytes: number): void {
