@@ -1,5 +1,5 @@
 // Owns the assembler that kernels are written with: one typed method per table row, labels, constants.
-import { encodeGeneral, encodeMov, encodeSet, encodeStack } from './encode-general.ts';
+import { encodeCall, encodeGeneral, encodeMov, encodeSet, encodeStack } from './encode-general.ts';
 import { encodeVector } from './encode-vector.ts';
 import type { Encoded } from './encode.ts';
 import { type GprOrMem, type Imm, type Label, type Mem, type Operand, ripMem, type VecOrMem } from './operands.ts';
@@ -97,6 +97,11 @@ class AssemblerCore {
 
   pop(register: Gpr): void {
     this.#record('pop', 'pop', [register], encodeStack(0x58, register));
+  }
+
+  /** Calls the function whose address the register holds. */
+  callRegister(register: Gpr): void {
+    this.#record('call', 'call', [register], encodeCall(register));
   }
 
   /** The byte register becomes 1 where the condition holds, else 0. */

@@ -152,7 +152,16 @@ export function encodeStack(opcode: 0x50 | 0x58, operand: Gpr): Encoded {
   return out;
 }
 
-/** `setcc` of a byte register, `jmp` or `call` through a register. */
+/** `call` through a 64-bit register. */
+export function encodeCall(operand: Gpr): Encoded {
+  const out: Encoded = { bytes: [] };
+  rex(out.bytes, 0, operand, false);
+  out.bytes.push(0xff);
+  modrm(out, 2, operand);
+  return out;
+}
+
+/** `setcc` of a byte register. */
 export function encodeSet(condition: number, operand: Gpr): Encoded {
   const out: Encoded = { bytes: [] };
   rex(out.bytes, 0, operand, false, operand.id >= 4);

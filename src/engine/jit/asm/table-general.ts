@@ -101,6 +101,7 @@ export const generalTable = {
   pause: row('none', [0xf3, 0x90]),
   mfence: row('none', [0x0f, 0xae, 0xf0]),
   sfence: row('none', [0x0f, 0xae, 0xf8]),
+  syscall: row('none', [0x0f, 0x05]),
   ud2: row('none', [0x0f, 0x0b]),
   ret: row('none', [0xc3]),
 } as const;

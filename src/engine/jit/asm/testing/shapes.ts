@@ -244,6 +244,7 @@ export function otherInstructions(): Instruction[] {
     a.push(register);
     a.pop(register);
   }
+  for (const register of [rax, r12]) a.callRegister(register);
   for (const register of [rax, rsi, r9]) a.set('jae', { ...register, bits: 8 });
   return a.items.filter((item) => item.kind === 'instruction');
 }

@@ -1,0 +1,102 @@
+// Owns how kernels of a step program are called, and how threads share the work of one: claimed in pieces.
+import type { Address } from '../../ffi/koffi.ts';
+import type { Assembler } from '../asm/assembler.ts';
+import { emitFunction, type Frame } from '../asm/function.ts';
+import { type Mem, mem, sized } from '../asm/operands.ts';
+import type { MachineCode } from '../asm/program.ts';
+import { type Gpr, rax } from '../asm/registers.ts';
+
+/*
+ * A step program (`program.ts`) is a list of ops. An op is a kernel and its op block, memory that says what to work on:
+ *
+ *   i64 kernel(void *op, i64 thread, i64 numThreads)  →  number of pieces of the op
+ *
+ * Every thread calls every kernel. A kernel cuts its op into pieces, the same in every thread, and its threads claim
+ * them until none is left; each piece done is counted. The op is done when all pieces are: a thread that lost its core
+ * between pieces delays nobody, and comes back to find the work done. Kernels hold nothing from one op to the next.
+ *
+ * The host zeroes the counters of all ops before a step; it writes nothing while the step runs.
+ */
+
+/** Byte offsets at the start of every op block. Counters stand on cache lines of their own; kernels' fields follow. */
+export const opField = {
+  /** u64 next piece to claim. */
+  claimed: 0,
+  /** u64 pieces done. */
+  finished: 64,
+  /** u64 address of the i64 number of rows of this step that the op works on: tokens or outputs. */
+  rows: 128,
+} as const;
+/** Where a kernel's own fields start. */
+export const OP_FIELDS = 136;
+
+/** Where an op's pieces are cut and done. Registers that a piece keeps across `body` must be taken from the frame. */
+export interface OpFrame {
+  readonly a: Assembler;
+  readonly f: Frame;
+  /** Kept throughout. */
+  readonly op: Gpr;
+  /** This thread's number, and how many there are. */
+  readonly thread: Mem;
+  readonly numThreads: Mem;
+  /** i64 rows of the op in this step. */
+  readonly numRows: Mem;
+}
+
+/**
+ * Emits a kernel. `count` leaves the number of pieces in rax, from the op and `numRows` alone; it runs once, may take
+ * registers and locals for what pieces share, and emits constants. `piece` does the piece whose number is in rax; it may
+ * change rax and every register that it takes. rax is never free to take.
+ */
+export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpFrame) => void): MachineCode {
+  return emitFunction(name, 3, (a, f) => {
+    const [op, thread, numThreads] = f.args as [Gpr, Gpr, Gpr];
+    const o: OpFrame = { a, f, op, thread: f.local(), numThreads: f.local(), numRows: f.local() };
+    a.mov(o.thread, thread);
+    a.mov(o.numThreads, numThreads);
+    f.release(thread, numThreads);
+    f.take(rax);
+    a.mov(rax, mem(op, opField.rows));
+    a.mov(rax, mem(rax));
+    a.mov(o.numRows, rax);
+    const numPieces = f.local();
+    count(o);
+    a.mov(numPieces, rax);
+
+    const [claim, done] = [a.label('claim'), a.label('done')];
+    a.bind(claim);
+    a.mov(rax, 1);
+    a.lockXadd(mem(op, opField.claimed), rax);
+    a.cmp(rax, numPieces);
+    a.jae(done);
+    piece(o);
+    a.mov(rax, 1);
+    a.lockXadd(mem(op, opField.finished), rax);
+    a.jmp(claim);
+    a.bind(done);
+    a.mov(rax, numPieces);
+  });
+}
+
+/** A view of an op block's 8-byte fields. */
+export class OpBlock {
+  readonly #view: DataView;
+
+  /** `byteOffset` must be a multiple of 64 in memory. */
+  constructor(buffer: ArrayBuffer, byteOffset: number, numBytes: number) {
+    new Uint8Array(buffer, byteOffset, numBytes).fill(0);
+    this.#view = new DataView(buffer, byteOffset, numBytes);
+  }
+
+  /** An address, or an integer below 2^53. */
+  set(field: number, value: Address): void {
+    this.#view.setBigInt64(field, BigInt(value), true);
+  }
+
+  setFloat(field: number, value: number): void {
+    this.#view.setFloat32(field, value, true);
+  }
+}
+
+/** An 8-byte field of an op. */
+export const opMem = (op: Gpr, field: number): Mem => sized(mem(op, field), 8);
