@@ -120,6 +120,21 @@ export declare type HelloReply = Message<"xllm.v1.HelloReply"> & {
    * @generated from field: string summary_json = 13;
    */
   summaryJson: string;
+
+  /**
+   * @generated from field: uint32 max_num_seqs = 20;
+   */
+  maxNumSeqs: number;
+
+  /**
+   * @generated from field: uint32 max_num_batched_tokens = 21;
+   */
+  maxNumBatchedTokens: number;
+
+  /**
+   * @generated from field: xllm.v1.StepTime step_time = 22;
+   */
+  stepTime?: StepTime | undefined;
 };
 
 /**
@@ -127,6 +142,66 @@ export declare type HelloReply = Message<"xllm.v1.HelloReply"> & {
  * Use `create(HelloReplySchema)` to create a new message.
  */
 export declare const HelloReplySchema: GenMessage<HelloReply>;
+
+/**
+ * What a step costs, in milliseconds: a constant and a price per unit. Fitted from live steps.
+ *
+ * @generated from message xllm.v1.StepTime
+ */
+export declare type StepTime = Message<"xllm.v1.StepTime"> & {
+  /**
+   * @generated from field: double constant_ms = 1;
+   */
+  constantMs: number;
+
+  /**
+   * per token computed
+   *
+   * @generated from field: double token_ms = 2;
+   */
+  tokenMs: number;
+
+  /**
+   * per sequence
+   *
+   * @generated from field: double seq_ms = 3;
+   */
+  seqMs: number;
+
+  /**
+   * per KV position that a sequence reads
+   *
+   * @generated from field: double context_ms = 4;
+   */
+  contextMs: number;
+
+  /**
+   * per token and KV position that it attends to
+   *
+   * @generated from field: double pair_ms = 5;
+   */
+  pairMs: number;
+
+  /**
+   * Running mean of |predicted - measured| / measured.
+   *
+   * @generated from field: double error = 6;
+   */
+  error: number;
+
+  /**
+   * that it was fitted from
+   *
+   * @generated from field: uint64 num_steps = 7;
+   */
+  numSteps: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.StepTime.
+ * Use `create(StepTimeSchema)` to create a new message.
+ */
+export declare const StepTimeSchema: GenMessage<StepTime>;
 
 /**
  * @generated from message xllm.v1.Sampling
@@ -316,6 +391,14 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
    * @generated from field: float tpot_slo_ms = 14;
    */
   tpotSloMs: number;
+
+  /**
+   * Recovery: tokens that an earlier attempt generated, per seed; empty: none. They are computed like a prompt but
+   * count as generated (max_tokens, min_tokens, penalties), and are not sent again.
+   *
+   * @generated from field: repeated bytes generated_ids = 20;
+   */
+  generatedIds: Uint8Array[];
 };
 
 /**
@@ -762,6 +845,30 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
    * @generated from field: uint64 prompt_tokens_computed = 18;
    */
   promptTokensComputed: bigint;
+
+  /**
+   * Prompt tokens that wait or are being prefilled and are not computed yet.
+   *
+   * @generated from field: uint64 num_queued_tokens = 19;
+   */
+  numQueuedTokens: bigint;
+
+  /**
+   * Tokens of the running sequences.
+   *
+   * @generated from field: uint64 num_context_tokens = 20;
+   */
+  numContextTokens: bigint;
+
+  /**
+   * @generated from field: xllm.v1.StepTime step_time = 30;
+   */
+  stepTime?: StepTime | undefined;
+
+  /**
+   * @generated from field: bool draining = 31;
+   */
+  draining: boolean;
 };
 
 /**

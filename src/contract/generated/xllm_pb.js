@@ -11,7 +11,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file xllm.proto.
  */
 export const file_xllm = /*@__PURE__*/
-  fileDesc("Cgp4bGxtLnByb3RvEgd4bGxtLnYxIloKDEhlbGxvUmVxdWVzdBIUCgxwcm90b2NvbF9taW4YASABKA0SFAoMcHJvdG9jb2xfbWF4GAIgASgNEg0KBWJ1aWxkGAMgASgJEg8KB3JlcGxpY2EYBCABKAkikgIKCkhlbGxvUmVwbHkSEAoIcHJvdG9jb2wYASABKA0SDQoFYnVpbGQYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSEwoLaW5jYXJuYXRpb24YBCABKAkSDQoFbW9kZWwYBSABKAkSEgoKbW9kZWxfcGF0aBgGIAEoCRITCgtudW1lcmljc19pZBgHIAEoCRISCgp2b2NhYl9zaXplGAggASgNEhUKDW1heF9tb2RlbF9sZW4YCSABKA0SFAoMYmxvY2tfdG9rZW5zGAogASgNEhUKDW51bV9rdl9ibG9ja3MYCyABKA0SFgoOc3RvcF90b2tlbl9pZHMYDCABKAwSFAoMc3VtbWFyeV9qc29uGA0gASgJIrgCCghTYW1wbGluZxITCgt0ZW1wZXJhdHVyZRgBIAEoAhINCgV0b3BfaxgCIAEoBRINCgV0b3BfcBgDIAEoAhINCgVtaW5fcBgEIAEoAhIaChJyZXBldGl0aW9uX3BlbmFsdHkYBSABKAISGAoQcHJlc2VuY2VfcGVuYWx0eRgGIAEoAhIZChFmcmVxdWVuY3lfcGVuYWx0eRgHIAEoAhImCgpsb2dpdF9iaWFzGAggAygLMhIueGxsbS52MS5Mb2dpdEJpYXMSEgoKbWluX3Rva2VucxgJIAEoDRISCgppZ25vcmVfZW9zGAogASgIEhYKDnN0b3BfdG9rZW5faWRzGAsgASgMEhQKDG51bV9sb2dwcm9icxgMIAEoBRIbChNudW1fcHJvbXB0X2xvZ3Byb2JzGA0gASgFIisKCUxvZ2l0QmlhcxIQCgh0b2tlbl9pZBgBIAEoBRIMCgRiaWFzGAIgASgCIqYCCg1TdWJtaXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIPCgdyZXBsaWNhGAMgASgJEg0KBW1vZGVsGAQgASgJEhIKCnByb21wdF9pZHMYBSABKAwSIwoIc2FtcGxpbmcYBiABKAsyES54bGxtLnYxLlNhbXBsaW5nEhIKCm1heF90b2tlbnMYByABKA0SDQoFc2VlZHMYCCADKAYSEAoIcHJpb3JpdHkYCSABKAUSDwoHb2ZmbGluZRgKIAEoCBISCgpjYWNoZV9zYWx0GAsgASgJEhMKC2RlYWRsaW5lX21zGAwgASgNEhMKC3R0ZnRfc2xvX21zGA0gASgCEhMKC3Rwb3Rfc2xvX21zGA4gASgCIkYKC1N1Ym1pdFJlcGx5Eg8KB3JlZnVzZWQYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIVCg1yZXRyeV9hZnRlcl9zGAMgASgCIuQBCg5Db250cm9sUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SLgoGYWN0aW9uGAMgASgOMh4ueGxsbS52MS5Db250cm9sUmVxdWVzdC5BY3Rpb24SDwoHY2hvaWNlcxgEIAMoDRIYCgtrZWVwX3Rva2VucxgFIAEoDUgAiAEBIkIKBkFjdGlvbhIWChJBQ1RJT05fVU5TUEVDSUZJRUQQABIJCgVBQk9SVBABEgkKBVBBVVNFEAISCgoGUkVTVU1FEANCDgoMX2tlZXBfdG9rZW5zIg4KDENvbnRyb2xSZXBseSIfCgxTdGVwc1JlcXVlc3QSDwoHcmVwbGljYRgBIAEoCSJECglTdGVwQmF0Y2gSDwoHc3RlcF9pZBgBIAEoBBImCgZkZWx0YXMYAiADKAsyFi54bGxtLnYxLlNlcXVlbmNlRGVsdGEi5gMKDVNlcXVlbmNlRGVsdGESEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg4KBmNob2ljZRgDIAEoDRIRCgl0b2tlbl9pZHMYBCABKAwSJQoGZmluaXNoGAUgASgOMhUueGxsbS52MS5GaW5pc2hSZWFzb24SGgoNc3RvcF90b2tlbl9pZBgGIAEoBUgAiAEBEigKCGxvZ3Byb2JzGAcgAygLMhYueGxsbS52MS5Ub2tlbkxvZ3Byb2JzEh4KEW51bV9jYWNoZWRfdG9rZW5zGAggASgNSAGIAQESLwoPcHJvbXB0X2xvZ3Byb2JzGAkgAygLMhYueGxsbS52MS5Ub2tlbkxvZ3Byb2JzEhIKCmVycm9yX2NvZGUYCiABKAkSFQoNZXJyb3JfbWVzc2FnZRgLIAEoCRIVCghxdWV1ZV9tcxgMIAEoAkgCiAEBEhcKCnByZWZpbGxfbXMYDSABKAJIA4gBARIcCg9udW1fcHJlZW1wdGlvbnMYDiABKA1IBIgBAUIQCg5fc3RvcF90b2tlbl9pZEIUChJfbnVtX2NhY2hlZF90b2tlbnNCCwoJX3F1ZXVlX21zQg0KC19wcmVmaWxsX21zQhIKEF9udW1fcHJlZW1wdGlvbnMiZwoNVG9rZW5Mb2dwcm9icxIQCgh0b2tlbl9pZBgBIAEoBRIPCgdsb2dwcm9iGAIgASgCEgwKBHJhbmsYAyABKA0SDwoHdG9wX2lkcxgEIAEoDBIUCgx0b3BfbG9ncHJvYnMYBSABKAwiIAoPS3ZFdmVudHNSZXF1ZXN0Eg0KBWFmdGVyGAEgASgEIlEKDEt2RXZlbnRCYXRjaBIOCgZudW1iZXIYASABKAQSEAoIc25hcHNob3QYAiABKAgSDgoGc3RvcmVkGAMgASgMEg8KB2V2aWN0ZWQYBCABKAwiDwoNU3RhdHVzUmVxdWVzdCLuBAoLU3RhdHVzUmVwbHkSDQoFc3RlcHMYASABKAQSEwoLbnVtX3J1bm5pbmcYAiABKA0SEwoLbnVtX3dhaXRpbmcYAyABKA0SFQoNbnVtX2t2X2Jsb2NrcxgEIAEoDRIaChJudW1fa3ZfYmxvY2tzX3VzZWQYBSABKA0SFwoPbnVtX3ByZWVtcHRpb25zGAYgASgEEhwKFHByZWZpeF9jYWNoZV9xdWVyaWVzGAcgASgEEhkKEXByZWZpeF9jYWNoZV9oaXRzGAggASgEEhUKDXByb21wdF90b2tlbnMYCSABKAQSGQoRZ2VuZXJhdGlvbl90b2tlbnMYCiABKAQSEgoKc3RhbGxlZF9tcxgLIAEoDRJCChBncmFwaF9tb2RlX3N0ZXBzGAwgAygLMigueGxsbS52MS5TdGF0dXNSZXBseS5HcmFwaE1vZGVTdGVwc0VudHJ5EjkKC3BhZ2Vfc3RhdGVzGA0gAygLMiQueGxsbS52MS5TdGF0dXNSZXBseS5QYWdlU3RhdGVzRW50cnkSGQoRZXZlbnRfbG9vcF9jcHVfdXMYDiABKAQSEAoIa3ZfYnl0ZXMYDyABKAQSEQoJcnNzX2J5dGVzGBAgASgEEhIKCmNvbXB1dGVfdXMYESABKAQSHgoWcHJvbXB0X3Rva2Vuc19jb21wdXRlZBgSIAEoBBo1ChNHcmFwaE1vZGVTdGVwc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEaMQoPUGFnZVN0YXRlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEiIwoMRHJhaW5SZXF1ZXN0EhMKC2RlYWRsaW5lX21zGAEgASgNIiMKCkRyYWluUmVwbHkSFQoNbnVtX3JlbWFpbmluZxgBIAEoDSI5CgtIb2xkUmVxdWVzdBILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAwSDgoGdHRsX21zGAMgASgNIh0KCUhvbGRSZXBseRIQCghyZXZpc2lvbhgBIAEoBCpnCgxGaW5pc2hSZWFzb24SDwoLRklOSVNIX05PTkUQABIPCgtGSU5JU0hfU1RPUBABEhEKDUZJTklTSF9MRU5HVEgQAhIQCgxGSU5JU0hfQUJPUlQQAxIQCgxGSU5JU0hfRVJST1IQBDKSAwoGRW5naW5lEjMKBUhlbGxvEhUueGxsbS52MS5IZWxsb1JlcXVlc3QaEy54bGxtLnYxLkhlbGxvUmVwbHkSNgoGU3VibWl0EhYueGxsbS52MS5TdWJtaXRSZXF1ZXN0GhQueGxsbS52MS5TdWJtaXRSZXBseRI5CgdDb250cm9sEhcueGxsbS52MS5Db250cm9sUmVxdWVzdBoVLnhsbG0udjEuQ29udHJvbFJlcGx5EjQKBVN0ZXBzEhUueGxsbS52MS5TdGVwc1JlcXVlc3QaEi54bGxtLnYxLlN0ZXBCYXRjaDABEj0KCEt2RXZlbnRzEhgueGxsbS52MS5LdkV2ZW50c1JlcXVlc3QaFS54bGxtLnYxLkt2RXZlbnRCYXRjaDABEjYKBlN0YXR1cxIWLnhsbG0udjEuU3RhdHVzUmVxdWVzdBoULnhsbG0udjEuU3RhdHVzUmVwbHkSMwoFRHJhaW4SFS54bGxtLnYxLkRyYWluUmVxdWVzdBoTLnhsbG0udjEuRHJhaW5SZXBseTJECgxDb29yZGluYXRpb24SNAoESG9sZBIULnhsbG0udjEuSG9sZFJlcXVlc3QaEi54bGxtLnYxLkhvbGRSZXBseSgBMAFiBnByb3RvMw");
+  fileDesc("Cgp4bGxtLnByb3RvEgd4bGxtLnYxIloKDEhlbGxvUmVxdWVzdBIUCgxwcm90b2NvbF9taW4YASABKA0SFAoMcHJvdG9jb2xfbWF4GAIgASgNEg0KBWJ1aWxkGAMgASgJEg8KB3JlcGxpY2EYBCABKAki7gIKCkhlbGxvUmVwbHkSEAoIcHJvdG9jb2wYASABKA0SDQoFYnVpbGQYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSEwoLaW5jYXJuYXRpb24YBCABKAkSDQoFbW9kZWwYBSABKAkSEgoKbW9kZWxfcGF0aBgGIAEoCRITCgtudW1lcmljc19pZBgHIAEoCRISCgp2b2NhYl9zaXplGAggASgNEhUKDW1heF9tb2RlbF9sZW4YCSABKA0SFAoMYmxvY2tfdG9rZW5zGAogASgNEhUKDW51bV9rdl9ibG9ja3MYCyABKA0SFgoOc3RvcF90b2tlbl9pZHMYDCABKAwSFAoMc3VtbWFyeV9qc29uGA0gASgJEhQKDG1heF9udW1fc2VxcxgUIAEoDRIeChZtYXhfbnVtX2JhdGNoZWRfdG9rZW5zGBUgASgNEiQKCXN0ZXBfdGltZRgWIAEoCzIRLnhsbG0udjEuU3RlcFRpbWUiiAEKCFN0ZXBUaW1lEhMKC2NvbnN0YW50X21zGAEgASgBEhAKCHRva2VuX21zGAIgASgBEg4KBnNlcV9tcxgDIAEoARISCgpjb250ZXh0X21zGAQgASgBEg8KB3BhaXJfbXMYBSABKAESDQoFZXJyb3IYBiABKAESEQoJbnVtX3N0ZXBzGAcgASgEIrgCCghTYW1wbGluZxITCgt0ZW1wZXJhdHVyZRgBIAEoAhINCgV0b3BfaxgCIAEoBRINCgV0b3BfcBgDIAEoAhINCgVtaW5fcBgEIAEoAhIaChJyZXBldGl0aW9uX3BlbmFsdHkYBSABKAISGAoQcHJlc2VuY2VfcGVuYWx0eRgGIAEoAhIZChFmcmVxdWVuY3lfcGVuYWx0eRgHIAEoAhImCgpsb2dpdF9iaWFzGAggAygLMhIueGxsbS52MS5Mb2dpdEJpYXMSEgoKbWluX3Rva2VucxgJIAEoDRISCgppZ25vcmVfZW9zGAogASgIEhYKDnN0b3BfdG9rZW5faWRzGAsgASgMEhQKDG51bV9sb2dwcm9icxgMIAEoBRIbChNudW1fcHJvbXB0X2xvZ3Byb2JzGA0gASgFIisKCUxvZ2l0QmlhcxIQCgh0b2tlbl9pZBgBIAEoBRIMCgRiaWFzGAIgASgCIr0CCg1TdWJtaXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIPCgdyZXBsaWNhGAMgASgJEg0KBW1vZGVsGAQgASgJEhIKCnByb21wdF9pZHMYBSABKAwSIwoIc2FtcGxpbmcYBiABKAsyES54bGxtLnYxLlNhbXBsaW5nEhIKCm1heF90b2tlbnMYByABKA0SDQoFc2VlZHMYCCADKAYSEAoIcHJpb3JpdHkYCSABKAUSDwoHb2ZmbGluZRgKIAEoCBISCgpjYWNoZV9zYWx0GAsgASgJEhMKC2RlYWRsaW5lX21zGAwgASgNEhMKC3R0ZnRfc2xvX21zGA0gASgCEhMKC3Rwb3Rfc2xvX21zGA4gASgCEhUKDWdlbmVyYXRlZF9pZHMYFCADKAwiRgoLU3VibWl0UmVwbHkSDwoHcmVmdXNlZBgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhUKDXJldHJ5X2FmdGVyX3MYAyABKAIi5AEKDkNvbnRyb2xSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIuCgZhY3Rpb24YAyABKA4yHi54bGxtLnYxLkNvbnRyb2xSZXF1ZXN0LkFjdGlvbhIPCgdjaG9pY2VzGAQgAygNEhgKC2tlZXBfdG9rZW5zGAUgASgNSACIAQEiQgoGQWN0aW9uEhYKEkFDVElPTl9VTlNQRUNJRklFRBAAEgkKBUFCT1JUEAESCQoFUEFVU0UQAhIKCgZSRVNVTUUQA0IOCgxfa2VlcF90b2tlbnMiDgoMQ29udHJvbFJlcGx5Ih8KDFN0ZXBzUmVxdWVzdBIPCgdyZXBsaWNhGAEgASgJIkQKCVN0ZXBCYXRjaBIPCgdzdGVwX2lkGAEgASgEEiYKBmRlbHRhcxgCIAMoCzIWLnhsbG0udjEuU2VxdWVuY2VEZWx0YSLmAwoNU2VxdWVuY2VEZWx0YRISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SDgoGY2hvaWNlGAMgASgNEhEKCXRva2VuX2lkcxgEIAEoDBIlCgZmaW5pc2gYBSABKA4yFS54bGxtLnYxLkZpbmlzaFJlYXNvbhIaCg1zdG9wX3Rva2VuX2lkGAYgASgFSACIAQESKAoIbG9ncHJvYnMYByADKAsyFi54bGxtLnYxLlRva2VuTG9ncHJvYnMSHgoRbnVtX2NhY2hlZF90b2tlbnMYCCABKA1IAYgBARIvCg9wcm9tcHRfbG9ncHJvYnMYCSADKAsyFi54bGxtLnYxLlRva2VuTG9ncHJvYnMSEgoKZXJyb3JfY29kZRgKIAEoCRIVCg1lcnJvcl9tZXNzYWdlGAsgASgJEhUKCHF1ZXVlX21zGAwgASgCSAKIAQESFwoKcHJlZmlsbF9tcxgNIAEoAkgDiAEBEhwKD251bV9wcmVlbXB0aW9ucxgOIAEoDUgEiAEBQhAKDl9zdG9wX3Rva2VuX2lkQhQKEl9udW1fY2FjaGVkX3Rva2Vuc0ILCglfcXVldWVfbXNCDQoLX3ByZWZpbGxfbXNCEgoQX251bV9wcmVlbXB0aW9ucyJnCg1Ub2tlbkxvZ3Byb2JzEhAKCHRva2VuX2lkGAEgASgFEg8KB2xvZ3Byb2IYAiABKAISDAoEcmFuaxgDIAEoDRIPCgd0b3BfaWRzGAQgASgMEhQKDHRvcF9sb2dwcm9icxgFIAEoDCIgCg9LdkV2ZW50c1JlcXVlc3QSDQoFYWZ0ZXIYASABKAQiUQoMS3ZFdmVudEJhdGNoEg4KBm51bWJlchgBIAEoBBIQCghzbmFwc2hvdBgCIAEoCBIOCgZzdG9yZWQYAyABKAwSDwoHZXZpY3RlZBgEIAEoDCIPCg1TdGF0dXNSZXF1ZXN0It0FCgtTdGF0dXNSZXBseRINCgVzdGVwcxgBIAEoBBITCgtudW1fcnVubmluZxgCIAEoDRITCgtudW1fd2FpdGluZxgDIAEoDRIVCg1udW1fa3ZfYmxvY2tzGAQgASgNEhoKEm51bV9rdl9ibG9ja3NfdXNlZBgFIAEoDRIXCg9udW1fcHJlZW1wdGlvbnMYBiABKAQSHAoUcHJlZml4X2NhY2hlX3F1ZXJpZXMYByABKAQSGQoRcHJlZml4X2NhY2hlX2hpdHMYCCABKAQSFQoNcHJvbXB0X3Rva2VucxgJIAEoBBIZChFnZW5lcmF0aW9uX3Rva2VucxgKIAEoBBISCgpzdGFsbGVkX21zGAsgASgNEkIKEGdyYXBoX21vZGVfc3RlcHMYDCADKAsyKC54bGxtLnYxLlN0YXR1c1JlcGx5LkdyYXBoTW9kZVN0ZXBzRW50cnkSOQoLcGFnZV9zdGF0ZXMYDSADKAsyJC54bGxtLnYxLlN0YXR1c1JlcGx5LlBhZ2VTdGF0ZXNFbnRyeRIZChFldmVudF9sb29wX2NwdV91cxgOIAEoBBIQCghrdl9ieXRlcxgPIAEoBBIRCglyc3NfYnl0ZXMYECABKAQSEgoKY29tcHV0ZV91cxgRIAEoBBIeChZwcm9tcHRfdG9rZW5zX2NvbXB1dGVkGBIgASgEEhkKEW51bV9xdWV1ZWRfdG9rZW5zGBMgASgEEhoKEm51bV9jb250ZXh0X3Rva2VucxgUIAEoBBIkCglzdGVwX3RpbWUYHiABKAsyES54bGxtLnYxLlN0ZXBUaW1lEhAKCGRyYWluaW5nGB8gASgIGjUKE0dyYXBoTW9kZVN0ZXBzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ARoxCg9QYWdlU3RhdGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ASIjCgxEcmFpblJlcXVlc3QSEwoLZGVhZGxpbmVfbXMYASABKA0iIwoKRHJhaW5SZXBseRIVCg1udW1fcmVtYWluaW5nGAEgASgNIjkKC0hvbGRSZXF1ZXN0EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoDBIOCgZ0dGxfbXMYAyABKA0iHQoJSG9sZFJlcGx5EhAKCHJldmlzaW9uGAEgASgEKmcKDEZpbmlzaFJlYXNvbhIPCgtGSU5JU0hfTk9ORRAAEg8KC0ZJTklTSF9TVE9QEAESEQoNRklOSVNIX0xFTkdUSBACEhAKDEZJTklTSF9BQk9SVBADEhAKDEZJTklTSF9FUlJPUhAEMpIDCgZFbmdpbmUSMwoFSGVsbG8SFS54bGxtLnYxLkhlbGxvUmVxdWVzdBoTLnhsbG0udjEuSGVsbG9SZXBseRI2CgZTdWJtaXQSFi54bGxtLnYxLlN1Ym1pdFJlcXVlc3QaFC54bGxtLnYxLlN1Ym1pdFJlcGx5EjkKB0NvbnRyb2wSFy54bGxtLnYxLkNvbnRyb2xSZXF1ZXN0GhUueGxsbS52MS5Db250cm9sUmVwbHkSNAoFU3RlcHMSFS54bGxtLnYxLlN0ZXBzUmVxdWVzdBoSLnhsbG0udjEuU3RlcEJhdGNoMAESPQoIS3ZFdmVudHMSGC54bGxtLnYxLkt2RXZlbnRzUmVxdWVzdBoVLnhsbG0udjEuS3ZFdmVudEJhdGNoMAESNgoGU3RhdHVzEhYueGxsbS52MS5TdGF0dXNSZXF1ZXN0GhQueGxsbS52MS5TdGF0dXNSZXBseRIzCgVEcmFpbhIVLnhsbG0udjEuRHJhaW5SZXF1ZXN0GhMueGxsbS52MS5EcmFpblJlcGx5MkQKDENvb3JkaW5hdGlvbhI0CgRIb2xkEhQueGxsbS52MS5Ib2xkUmVxdWVzdBoSLnhsbG0udjEuSG9sZFJlcGx5KAEwAWIGcHJvdG8z");
 
 /**
  * Describes the message xllm.v1.HelloRequest.
@@ -28,45 +28,52 @@ export const HelloReplySchema = /*@__PURE__*/
   messageDesc(file_xllm, 1);
 
 /**
+ * Describes the message xllm.v1.StepTime.
+ * Use `create(StepTimeSchema)` to create a new message.
+ */
+export const StepTimeSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 2);
+
+/**
  * Describes the message xllm.v1.Sampling.
  * Use `create(SamplingSchema)` to create a new message.
  */
 export const SamplingSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 2);
+  messageDesc(file_xllm, 3);
 
 /**
  * Describes the message xllm.v1.LogitBias.
  * Use `create(LogitBiasSchema)` to create a new message.
  */
 export const LogitBiasSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 3);
+  messageDesc(file_xllm, 4);
 
 /**
  * Describes the message xllm.v1.SubmitRequest.
  * Use `create(SubmitRequestSchema)` to create a new message.
  */
 export const SubmitRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 4);
+  messageDesc(file_xllm, 5);
 
 /**
  * Describes the message xllm.v1.SubmitReply.
  * Use `create(SubmitReplySchema)` to create a new message.
  */
 export const SubmitReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 5);
+  messageDesc(file_xllm, 6);
 
 /**
  * Describes the message xllm.v1.ControlRequest.
  * Use `create(ControlRequestSchema)` to create a new message.
  */
 export const ControlRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 6);
+  messageDesc(file_xllm, 7);
 
 /**
  * Describes the enum xllm.v1.ControlRequest.Action.
  */
 export const ControlRequest_ActionSchema = /*@__PURE__*/
-  enumDesc(file_xllm, 6, 0);
+  enumDesc(file_xllm, 7, 0);
 
 /**
  * @generated from enum xllm.v1.ControlRequest.Action
@@ -79,91 +86,91 @@ export const ControlRequest_Action = /*@__PURE__*/
  * Use `create(ControlReplySchema)` to create a new message.
  */
 export const ControlReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 7);
+  messageDesc(file_xllm, 8);
 
 /**
  * Describes the message xllm.v1.StepsRequest.
  * Use `create(StepsRequestSchema)` to create a new message.
  */
 export const StepsRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 8);
+  messageDesc(file_xllm, 9);
 
 /**
  * Describes the message xllm.v1.StepBatch.
  * Use `create(StepBatchSchema)` to create a new message.
  */
 export const StepBatchSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 9);
+  messageDesc(file_xllm, 10);
 
 /**
  * Describes the message xllm.v1.SequenceDelta.
  * Use `create(SequenceDeltaSchema)` to create a new message.
  */
 export const SequenceDeltaSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 10);
+  messageDesc(file_xllm, 11);
 
 /**
  * Describes the message xllm.v1.TokenLogprobs.
  * Use `create(TokenLogprobsSchema)` to create a new message.
  */
 export const TokenLogprobsSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 11);
+  messageDesc(file_xllm, 12);
 
 /**
  * Describes the message xllm.v1.KvEventsRequest.
  * Use `create(KvEventsRequestSchema)` to create a new message.
  */
 export const KvEventsRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 12);
+  messageDesc(file_xllm, 13);
 
 /**
  * Describes the message xllm.v1.KvEventBatch.
  * Use `create(KvEventBatchSchema)` to create a new message.
  */
 export const KvEventBatchSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 13);
+  messageDesc(file_xllm, 14);
 
 /**
  * Describes the message xllm.v1.StatusRequest.
  * Use `create(StatusRequestSchema)` to create a new message.
  */
 export const StatusRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 14);
+  messageDesc(file_xllm, 15);
 
 /**
  * Describes the message xllm.v1.StatusReply.
  * Use `create(StatusReplySchema)` to create a new message.
  */
 export const StatusReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 15);
+  messageDesc(file_xllm, 16);
 
 /**
  * Describes the message xllm.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 16);
+  messageDesc(file_xllm, 17);
 
 /**
  * Describes the message xllm.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 17);
+  messageDesc(file_xllm, 18);
 
 /**
  * Describes the message xllm.v1.HoldRequest.
  * Use `create(HoldRequestSchema)` to create a new message.
  */
 export const HoldRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 18);
+  messageDesc(file_xllm, 19);
 
 /**
  * Describes the message xllm.v1.HoldReply.
  * Use `create(HoldReplySchema)` to create a new message.
  */
 export const HoldReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 19);
+  messageDesc(file_xllm, 20);
 
 /**
  * Describes the enum xllm.v1.FinishReason.
