@@ -46,6 +46,7 @@ function measure(isAsync: boolean, numRangeSlots: number): { planUs: number; com
       {
         id,
         promptIds: Int32Array.from({ length: contextTokens }, (_, i) => 1 + ((id + i) % 1000)),
+        generatedIds: new Int32Array(0),
         params: {
           temperature: 0,
           topK: 0,

@@ -1,5 +1,5 @@
 // Owns what the model's authors recommend for sampling: generation_config.json, or GGUF's general.sampling keys.
-import { openWeights } from '../files/open-weights.ts';
+import { openDescription } from '../files/open-weights.ts';
 import type { WeightsFile } from '../files/weights-file.ts';
 import type { GenerationDefaults } from '../service/http/config.ts';
 
@@ -14,7 +14,7 @@ const fields: Readonly<Record<keyof GenerationDefaults, readonly [json: string, 
 
 /** Throws XllmError model_file_invalid. */
 export async function readGenerationDefaults(modelPath: string): Promise<GenerationDefaults> {
-  const file = await openWeights(modelPath);
+  const file = await openDescription(modelPath);
   try {
     return generationDefaultsOf(file);
   } finally {

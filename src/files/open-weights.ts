@@ -31,6 +31,17 @@ export async function openWeights(path: string): Promise<WeightsFile> {
   return file.endsWith('.json') || file.endsWith('.safetensors') ? openModelFolder(file) : openGguf(file);
 }
 
+/** As openWeights, but of a folder config.json is enough: for those who only read what a model is. */
+export async function openDescription(path: string): Promise<WeightsFile> {
+  const config = readJsonFile(join(path, 'config.json'));
+  const isDescription =
+    config !== undefined &&
+    !readdirSync(path).some((name) => /\.(safetensors|gguf)$|^model\.safetensors\.index\.json$/.test(name));
+  if (!isDescription) return openWeights(path);
+  const generationConfig = readJsonFile(join(path, 'generation_config.json'));
+  return openSet({ kind: 'safetensors' as const, folder: path, config, generationConfig }, [], new Map());
+}
+
 /** The tensors of one .safetensors file, with or without a config.json beside it. */
 export function openSafetensorsFile(path: string): TensorFiles {
   return closingOnFailure((files) => {

@@ -67,6 +67,7 @@ function randomRequests(
     return {
       id,
       promptIds: Int32Array.from(promptIds),
+      generatedIds: new Int32Array(0),
       params: {
         temperature: isSampled ? 0.5 + next() : 0,
         topK: next() < 0.3 ? 1 + Math.floor(next() * 50) : 0,

@@ -24,6 +24,19 @@ const modelOptions = {
 
 /** What shapes an engine, whoever starts it. */
 const engineOptions = {
+  device: z
+    .enum(['cpu', 'timed'])
+    .default('cpu')
+    .describe(
+      'timed: no weights; steps take the time that a cost model says, tokens are hashes (for tests, rehearsals).',
+    ),
+  timeScale: z
+    .number()
+    .gt(0)
+    .max(1_000)
+    .default(1)
+    .describe('Factor on the times of --device timed; 0.1: ten times as fast.'),
+  profile: z.string().optional().describe('Cost model of --device timed: a JSON file (default: a small CPU model).'),
   dtype: z
     .enum(['auto', 'float32', 'bfloat16'])
     .default('auto')

@@ -120,6 +120,21 @@ export declare type HelloReply = Message<"xllm.v1.HelloReply"> & {
    * @generated from field: string summary_json = 13;
    */
   summaryJson: string;
+
+  /**
+   * @generated from field: uint32 max_num_seqs = 20;
+   */
+  maxNumSeqs: number;
+
+  /**
+   * @generated from field: uint32 max_num_batched_tokens = 21;
+   */
+  maxNumBatchedTokens: number;
+
+  /**
+   * @generated from field: xllm.v1.StepTime step_time = 22;
+   */
+  stepTime?: StepTime | undefined;
 };
 
 /**
@@ -127,6 +142,66 @@ export declare type HelloReply = Message<"xllm.v1.HelloReply"> & {
  * Use `create(HelloReplySchema)` to create a new message.
  */
 export declare const HelloReplySchema: GenMessage<HelloReply>;
+
+/**
+ * What a step costs, in milliseconds: a constant and a price per unit. Fitted from live steps.
+ *
+ * @generated from message xllm.v1.StepTime
+ */
+export declare type StepTime = Message<"xllm.v1.StepTime"> & {
+  /**
+   * @generated from field: double constant_ms = 1;
+   */
+  constantMs: number;
+
+  /**
+   * per token computed
+   *
+   * @generated from field: double token_ms = 2;
+   */
+  tokenMs: number;
+
+  /**
+   * per sequence
+   *
+   * @generated from field: double seq_ms = 3;
+   */
+  seqMs: number;
+
+  /**
+   * per KV position that a sequence reads
+   *
+   * @generated from field: double context_ms = 4;
+   */
+  contextMs: number;
+
+  /**
+   * per token and KV position that it attends to
+   *
+   * @generated from field: double pair_ms = 5;
+   */
+  pairMs: number;
+
+  /**
+   * Running mean of |predicted - measured| / measured.
+   *
+   * @generated from field: double error = 6;
+   */
+  error: number;
+
+  /**
+   * that it was fitted from
+   *
+   * @generated from field: uint64 num_steps = 7;
+   */
+  numSteps: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.StepTime.
+ * Use `create(StepTimeSchema)` to create a new message.
+ */
+export declare const StepTimeSchema: GenMessage<StepTime>;
 
 /**
  * @generated from message xllm.v1.Sampling
@@ -323,6 +398,14 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
    * @generated from field: string incarnation = 15;
    */
   incarnation: string;
+
+  /**
+   * Recovery: tokens that an earlier attempt generated, per seed; empty: none. They are computed like a prompt but
+   * count as generated (max_tokens, min_tokens, penalties), and are not sent again.
+   *
+   * @generated from field: repeated bytes generated_ids = 20;
+   */
+  generatedIds: Uint8Array[];
 };
 
 /**
@@ -728,28 +811,16 @@ export declare type Heartbeat = Message<"xllm.v1.Heartbeat"> & {
   status?: StatusReply | undefined;
 
   /**
-   * @generated from field: bool draining = 4;
-   */
-  draining: boolean;
-
-  /**
    * Largest since the last heartbeat, milliseconds; 0: no token was produced.
    *
-   * @generated from field: float max_ttft_ms = 5;
+   * @generated from field: float max_ttft_ms = 4;
    */
   maxTtftMs: number;
 
   /**
-   * @generated from field: float max_token_gap_ms = 6;
+   * @generated from field: float max_token_gap_ms = 5;
    */
   maxTokenGapMs: number;
-
-  /**
-   * Steps since the last heartbeat, at most a few.
-   *
-   * @generated from field: repeated xllm.v1.StepTimePoint recent_steps = 7;
-   */
-  recentSteps: StepTimePoint[];
 };
 
 /**
@@ -757,39 +828,6 @@ export declare type Heartbeat = Message<"xllm.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export declare const HeartbeatSchema: GenMessage<Heartbeat>;
-
-/**
- * One measured step.
- *
- * @generated from message xllm.v1.StepTimePoint
- */
-export declare type StepTimePoint = Message<"xllm.v1.StepTimePoint"> & {
-  /**
-   * @generated from field: uint32 num_tokens = 1;
-   */
-  numTokens: number;
-
-  /**
-   * @generated from field: uint32 num_seqs = 2;
-   */
-  numSeqs: number;
-
-  /**
-   * @generated from field: uint64 context_tokens = 3;
-   */
-  contextTokens: bigint;
-
-  /**
-   * @generated from field: float ms = 4;
-   */
-  ms: number;
-};
-
-/**
- * Describes the message xllm.v1.StepTimePoint.
- * Use `create(StepTimePointSchema)` to create a new message.
- */
-export declare const StepTimePointSchema: GenMessage<StepTimePoint>;
 
 /**
  * @generated from message xllm.v1.StatusRequest
@@ -918,6 +956,16 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
    * @generated from field: uint64 num_context_tokens = 20;
    */
   numContextTokens: bigint;
+
+  /**
+   * @generated from field: xllm.v1.StepTime step_time = 30;
+   */
+  stepTime?: StepTime | undefined;
+
+  /**
+   * @generated from field: bool draining = 31;
+   */
+  draining: boolean;
 };
 
 /**

@@ -76,7 +76,7 @@ function commitOutputs(
     appendToken(sequence, token);
     sequence.numPending--;
     if (params.numLogprobs >= 0) logprobs.push(logprobsOf(output, i, token));
-    if (sequence.numTokens === sequence.numPrompt + 1) timing.prefillMs = nowMs - sequence.arrivalMs - timing.queueMs;
+    if (Number.isNaN(timing.prefillMs)) timing.prefillMs = nowMs - sequence.arrivalMs - timing.queueMs;
     if (isStop(state, sequence, token)) {
       finishReason = 'stop';
       stopTokenId = token;

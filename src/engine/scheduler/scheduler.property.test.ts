@@ -57,6 +57,7 @@ function clients(maxPrompt: number, maxArrival: number): fc.Arbitrary<Client> {
       spec: {
         id: 0,
         promptIds: Int32Array.from([...Array.from({ length: shared }, (_, i) => i % 37), ...own]),
+        generatedIds: new Int32Array(0),
         params: chosen,
         seed,
         priority,

@@ -10,7 +10,7 @@ import { StepDraft } from './draft.ts';
 import type { StepOutput, StepPlan } from './plan.ts';
 import { orders, SequenceQueue } from './policies.ts';
 import { draftNewPrefills, draftRunningPrefills, lengthenChunks } from './prefill.ts';
-import { createSequence, type Sequence } from './sequence.ts';
+import { createSequence, numExpected, numRemaining, type Sequence } from './sequence.ts';
 import type { EditsBuilder, SchedulerLimits, SchedulingPolicy, SequenceSpec, SequenceUpdate } from './spec.ts';
 import { type Counters, ending, finish, rootOf, type SchedulerState } from './state.ts';
 
@@ -30,6 +30,10 @@ export interface SchedulerStats extends Readonly<Counters> {
   readonly numWaiting: number;
   /** Of both. */
   readonly numPaused: number;
+  /** Tokens that exist and are in no step yet, one of each decoding sequence left out. */
+  readonly numQueuedTokens: number;
+  /** Tokens of the running sequences. */
+  readonly numContextTokens: number;
 }
 
 export class Scheduler {
@@ -163,7 +167,17 @@ export class Scheduler {
 
   stats(): SchedulerStats {
     const { counters, running, waiting, numPaused } = this.#state;
-    return { ...counters, numRunning: running.length, numWaiting: waiting.length, numPaused };
+    const sum = (items: readonly Sequence[], of: (sequence: Sequence) => number) =>
+      items.reduce((total, sequence) => total + of(sequence), 0);
+    const queued = (sequence: Sequence) => Math.max(0, numRemaining(sequence) - 1);
+    return {
+      ...counters,
+      numRunning: running.length,
+      numWaiting: waiting.length,
+      numPaused,
+      numQueuedTokens: sum(running.items, queued) + sum(waiting.items, queued),
+      numContextTokens: sum(running.items, numExpected),
+    };
   }
 
   #setPaused(id: number, isPaused: boolean): void {

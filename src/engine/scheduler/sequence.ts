@@ -72,8 +72,10 @@ export function createSequence(
   needsTokens: boolean,
 ): Sequence {
   const numPrompt = spec.promptIds.length;
-  const tokens = new Int32Array(numPrompt + Math.min(spec.params.maxTokens, 256));
+  const numTokens = numPrompt + spec.generatedIds.length;
+  const tokens = new Int32Array(numTokens + Math.min(spec.params.maxTokens, 256));
   tokens.set(spec.promptIds);
+  tokens.set(spec.generatedIds, numPrompt);
   return {
     spec,
     arrival,
@@ -83,7 +85,7 @@ export function createSequence(
     params: spec.params,
     numPrompt,
     tokens,
-    numTokens: numPrompt,
+    numTokens,
     numPending: 0,
     numPlanned: 0,
     numComputed: 0,

@@ -9,6 +9,11 @@ export interface SequenceSpec {
   readonly id: number;
   /** At least one token. */
   readonly promptIds: Int32Array;
+  /**
+   * What an earlier attempt generated after the prompt: computed like a prompt, counted as generated, not told again.
+   * Fewer than `maxTokens`, and none of them ended the sequence.
+   */
+  readonly generatedIds: Int32Array;
   readonly params: SamplingParams;
   readonly seed: bigint;
   /** Smaller runs first under the `priority` policy. */

@@ -14,11 +14,11 @@ import { encodeRecord, INSTANCE_PREFIX, type InstanceRecord } from '../../coordi
 import { RemoteCoordinator } from '../../coordination/remote.ts';
 import type { SequenceUpdate } from '../scheduler/spec.ts';
 import { EngineServer } from './engine-server.ts';
-import { type EngineLoadOptions, type LoadedEngine, loadEngine } from './load-engine.ts';
+import { type HostedEngine, type HostedEngineOptions, openEngine } from './hosted-engine.ts';
 import { EngineStatus } from './status.ts';
 import { StepLoop } from './step-loop.ts';
 
-export interface EngineProcessOptions extends EngineLoadOptions {
+export interface EngineProcessOptions extends HostedEngineOptions {
   readonly name: string;
   readonly listen: string;
   readonly coordinator: string;
@@ -37,7 +37,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const { promise: stopped, resolve: stop } = Promise.withResolvers<number>();
   if (options.isSupervised) holdLeash(options.listen);
   preferAsVictim();
-  const engine = await loadEngine(options, clock);
+  const engine = await openEngine(options, clock);
   const status = new EngineStatus(engine);
   const loop = new StepLoop({
     scheduler: engine.scheduler,
@@ -45,7 +45,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
     clock,
     asyncScheduling: options.asyncScheduling,
     onCommit: (plan, output, updates) => {
-      status.count(output);
+      status.count(plan, output);
       server.publish(plan.stepId, updates);
     },
     onFailure: (error) => {
@@ -82,19 +82,19 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
 
 function hostEngine(
   options: EngineProcessOptions,
-  engine: LoadedEngine,
+  engine: HostedEngine,
   loop: StepLoop<SequenceUpdate>,
   status: EngineStatus,
   clock: Clock,
 ): EngineServer {
-  const { scheduler, kv, memory, model } = engine;
-  return new EngineServer({
+  const { scheduler, kv, memory, vocabSize } = engine;
+  const server = new EngineServer({
     scheduler,
-    limits: { vocabSize: model.config.numIds, maxModelLen: memory.maxModelLen },
+    limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
     wake: () => loop.wake(),
-    hello: () => helloOf(options, engine),
-    status: () => status.reply(loop),
+    hello: () => helloOf(options, engine, status),
+    status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),
     kvEvents: (after, send) => {
       let seen = Number(after);
       let isFirst = true;
@@ -117,9 +117,15 @@ function hostEngine(
       return () => clearInterval(timer);
     },
   });
+  return server;
 }
 
-function helloOf(options: EngineProcessOptions, { model, memory, numericsId, summary }: LoadedEngine): HelloReply {
+function progressOf({ numSteps, stalledMs, eventLoopCpuUs }: StepLoop<SequenceUpdate>) {
+  return { numSteps, stalledMs, eventLoopCpuUs };
+}
+
+function helloOf(options: EngineProcessOptions, engine: HostedEngine, status: EngineStatus): HelloReply {
+  const { memory, numericsId, summary, vocabSize, stopTokenIds } = engine;
   return create(HelloReplySchema, {
     protocol: PROTOCOL_VERSION,
     build: BUILD,
@@ -128,12 +134,15 @@ function helloOf(options: EngineProcessOptions, { model, memory, numericsId, sum
     model: options.modelName,
     modelPath: options.modelPath,
     numericsId,
-    vocabSize: model.config.numIds,
+    vocabSize,
     maxModelLen: memory.maxModelLen,
     blockTokens: options.blockSize,
     numKvBlocks: Math.min(...memory.numPages),
-    stopTokenIds: bytesOfInt32(Int32Array.from(model.config.stopTokenIds)),
+    stopTokenIds: bytesOfInt32(Int32Array.from(stopTokenIds)),
     summaryJson: JSON.stringify(summary),
+    maxNumSeqs: options.maxNumSeqs,
+    maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
+    stepTime: status.stepTime(),
   });
 }
 

@@ -79,6 +79,10 @@ export class EngineServer {
     return this.#requests.size;
   }
 
+  get isDraining(): boolean {
+    return this.#draining;
+  }
+
   serve(server: ContractServer): void {
     const { hello, status, kvEvents } = this.#options;
     server.add(Engine, {

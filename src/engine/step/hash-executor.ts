@@ -1,9 +1,9 @@
 // Owns an executor without a model, for tests and simulation: tokens are hashes of what the KV pages really hold.
 import { invariant, XllmError } from '../../common/errors.ts';
 import { type CacheGroup, firstReadPosition } from '../kv/cache-group.ts';
-import { outputKind, type StepOutput, type StepPlan, type TopLogprobs } from '../scheduler/plan.ts';
-import type { SampleRow } from '../scheduler/sampling-params.ts';
+import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
 import type { Executor } from './executor.ts';
+import { mix, sampleHashes } from './hash-sampling.ts';
 
 export interface HashExecutorOptions {
   readonly groups: readonly CacheGroup[];
@@ -66,7 +66,7 @@ export class HashExecutor implements Executor {
       `memory changed under step ${plan.stepId}`,
     );
     this.#isRunning = false;
-    const output = this.#sample(plan, contexts);
+    const output = sampleHashes(plan, contexts, this.#options.vocabSize);
     this.#previousTokenIds = output.tokenIds;
     return output;
   }
@@ -140,43 +140,4 @@ export class HashExecutor implements Executor {
     }
     return page * blockTokens + (position % blockTokens);
   }
-
-  #sample(plan: StepPlan, contexts: readonly number[]): StepOutput {
-    const numOutputs = contexts.length;
-    const tokenIds = new Int32Array(numOutputs).fill(-1);
-    const logprobs = new Float32Array(numOutputs).fill(Number.NaN);
-    const topLogprobs: (TopLogprobs | null)[] = [];
-    contexts.forEach((context, i) => {
-      const row = plan.sampling[i]!;
-      const isScore = plan.outputKinds[i] === outputKind.promptLogprobs;
-      const token = isScore ? plan.targetIds[i]! : this.#sampleToken(context, row);
-      if (!isScore) tokenIds[i] = token;
-      if (row.numLogprobs >= 0) logprobs[i] = -(mix(context, token) >>> 20) / 256;
-      topLogprobs.push(
-        row.numLogprobs > 0 ? { ids: Int32Array.of(token), logprobs: logprobs.slice(i, i + 1), rank: 1 } : null,
-      );
-    });
-    return { stepId: plan.stepId, tokenIds, logprobs, topLogprobs, graphMode: 'eager', computeMs: 0 };
-  }
-
-  #sampleToken(context: number, row: SampleRow): number {
-    const { vocabSize } = this.#options;
-    let hash = mix(context, row.position);
-    if (row.temperature > 0) hash = mix(hash, Number(BigInt.asIntN(32, row.seed)));
-    const forbidden = new Set<number>();
-    row.edits?.tokenIds.forEach((tokenId, i) => {
-      if (row.edits!.add[i] === Number.NEGATIVE_INFINITY) forbidden.add(tokenId);
-      else hash = mix(hash, tokenId);
-    });
-    let token = (hash >>> 0) % vocabSize;
-    while (forbidden.has(token)) token = (token + 1) % vocabSize;
-    return token;
-  }
-}
-
-/** One round of a 32-bit mixer (the finaliser of MurmurHash3). */
-function mix(a: number, b: number): number {
-  let hash = Math.imul(a ^ Math.imul(b, 0x9e3779b1), 0x85ebca6b);
-  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-  return hash ^ (hash >>> 16);
 }

@@ -110,20 +110,9 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     numRangeSlots,
     maxMappings,
   });
-  const limits: SchedulerLimits = {
-    maxNumSeqs,
-    maxNumBatchedTokens,
-    maxNumOutputs: maxNumSeqs + NUM_EXTRA_OUTPUTS,
-    maxModelLen,
-    maxQueueLen: options.maxQueueLen,
-    maxQueueMs: options.maxQueueWaitS > 0 ? options.maxQueueWaitS * 1_000 : Number.POSITIVE_INFINITY,
-    maxNumPartialPrefills: options.maxNumPartialPrefills,
-    maxLongPartialPrefills: options.maxLongPartialPrefills,
-    longPrefillThreshold: options.longPrefillThreshold,
-  };
   const scheduler = new Scheduler({
     kv,
-    limits,
+    limits: schedulerLimits(options, maxModelLen),
     policy: options.schedulingPolicy,
     edits: createEditsBuilder(model.config.stopTokenIds),
     modelStopIds: model.config.stopTokenIds,
@@ -149,5 +138,20 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
       space.close();
       model.close();
     },
+  };
+}
+
+export function schedulerLimits(options: EngineLoadOptions, maxModelLen: number): SchedulerLimits {
+  const { maxNumSeqs, maxQueueWaitS } = options;
+  return {
+    maxNumSeqs,
+    maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, maxNumSeqs),
+    maxNumOutputs: maxNumSeqs + NUM_EXTRA_OUTPUTS,
+    maxModelLen,
+    maxQueueLen: options.maxQueueLen,
+    maxQueueMs: maxQueueWaitS > 0 ? maxQueueWaitS * 1_000 : Number.POSITIVE_INFINITY,
+    maxNumPartialPrefills: options.maxNumPartialPrefills,
+    maxLongPartialPrefills: options.maxLongPartialPrefills,
+    longPrefillThreshold: options.longPrefillThreshold,
   };
 }

@@ -1,15 +1,24 @@
 // Owns what an engine says of its state: counters, pages, graph modes, progress.
 import { create } from '@bufbuild/protobuf';
-import { type StatusReply, StatusReplySchema } from '../../contract/generated/xllm_pb.js';
+import type { StepTimeModel } from '../../common/step-time.ts';
+import {
+  type StatusReply,
+  StatusReplySchema,
+  type StepTime,
+  StepTimeSchema,
+} from '../../contract/generated/xllm_pb.js';
 import type { KvCache } from '../kv/kv-cache.ts';
 import type { MemoryPlan } from '../kv/memory-plan.ts';
-import type { GraphMode, StepOutput } from '../scheduler/plan.ts';
+import type { GraphMode, StepOutput, StepPlan } from '../scheduler/plan.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
+import { shapeOfPlan } from '../scheduler/step-shape.ts';
+import { StepTimeFit } from '../scheduler/step-time-fit.ts';
 
 interface Progress {
   readonly numSteps: number;
   readonly stalledMs: number;
   readonly eventLoopCpuUs: number;
+  readonly isDraining: boolean;
 }
 
 export class EngineStatus {
@@ -17,18 +26,32 @@ export class EngineStatus {
   readonly #kv: KvCache;
   readonly #memory: MemoryPlan;
   readonly #stepsByMode: Record<GraphMode, number> = { full: 0, partial: 0, eager: 0 };
+  readonly #stepTime: StepTimeFit;
   #computeMs = 0;
 
-  constructor(engine: { readonly scheduler: Scheduler; readonly kv: KvCache; readonly memory: MemoryPlan }) {
+  constructor(engine: {
+    readonly scheduler: Scheduler;
+    readonly kv: KvCache;
+    readonly memory: MemoryPlan;
+    readonly stepTime: StepTimeModel;
+  }) {
+    this.#stepTime = new StepTimeFit(engine.stepTime);
     this.#scheduler = engine.scheduler;
     this.#kv = engine.kv;
     this.#memory = engine.memory;
   }
 
   /** After each step. */
-  count({ graphMode, computeMs }: StepOutput): void {
+  count(plan: StepPlan, { graphMode, computeMs }: StepOutput): void {
     this.#stepsByMode[graphMode]++;
     this.#computeMs += computeMs;
+    this.#stepTime.observe(shapeOfPlan(plan), computeMs);
+  }
+
+  /** What steps cost, as far as is known by now. */
+  stepTime(): StepTime {
+    const { model, error, numSteps } = this.#stepTime;
+    return create(StepTimeSchema, { ...model, error, numSteps: BigInt(numSteps) });
   }
 
   reply(progress: Progress): StatusReply {
@@ -50,6 +73,10 @@ export class EngineStatus {
       promptTokens: BigInt(stats.numPromptTokens),
       promptTokensComputed: BigInt(stats.numPromptTokensComputed),
       generationTokens: BigInt(stats.numGenerationTokens),
+      numQueuedTokens: BigInt(stats.numQueuedTokens),
+      numContextTokens: BigInt(stats.numContextTokens),
+      stepTime: this.stepTime(),
+      draining: progress.isDraining,
       stalledMs: Math.round(progress.stalledMs),
       graphModeSteps: { full: BigInt(full), partial: BigInt(partial), eager: BigInt(eager) },
       pageStates: {

@@ -32,11 +32,14 @@ export function specsOfSubmit(
   if (request.seeds.length === 0 || request.seeds.length > MAX_CHOICES)
     return invalid(`1 to ${MAX_CHOICES} seeds are needed`);
   if (request.maxTokens < 1) return invalid('max_tokens must be at least 1');
+  const generated = generatedOf(request, limits);
+  if (isRefusal(generated)) return generated;
   const params = paramsOf(request, limits);
   if (isRefusal(params)) return params;
   const deadlineMs = request.deadlineMs > 0 ? nowMs + request.deadlineMs : Number.POSITIVE_INFINITY;
-  return request.seeds.map((seed) => ({
+  return request.seeds.map((seed, choice) => ({
     promptIds,
+    generatedIds: generated[choice] ?? new Int32Array(0),
     params,
     seed,
     priority: request.priority,
@@ -44,6 +47,22 @@ export function specsOfSubmit(
     cacheSalt: request.cacheSalt,
     deadlineMs,
   }));
+}
+
+/** By seed; empty: nothing was generated before. */
+function generatedOf(request: SubmitRequest, { vocabSize }: SubmitLimits): readonly Int32Array[] | Refusal {
+  const { generatedIds, seeds, maxTokens } = request;
+  if (generatedIds.length === 0) return [];
+  if (generatedIds.length !== seeds.length) return invalid('generated_ids must be one per seed');
+  const generated: Int32Array[] = [];
+  for (const bytes of generatedIds) {
+    if (bytes.length % 4 !== 0) return invalid('generated_ids is not an array of i32');
+    const ids = int32OfBytes(bytes);
+    if (ids.some((id) => id < 0 || id >= vocabSize)) return invalid('generated_ids is outside the vocabulary');
+    if (ids.length >= maxTokens) return invalid(`${ids.length} tokens were generated of ${maxTokens} wanted`);
+    generated.push(ids);
+  }
+  return generated;
 }
 
 /** [field, from, to]: values outside, and NaN, are refused. */

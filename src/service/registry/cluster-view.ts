@@ -1,5 +1,6 @@
 // Owns what a routing policy sees of the cluster: an immutable picture of every instance, and the KV index behind it.
 import type { BlockDigest } from '../../common/block-digest.ts';
+import type { StepTimeModel } from '../../common/step-time.ts';
 
 /** What an instance can do; `mix` does prefill and decode. */
 export type InstanceRole = 'prefill' | 'decode' | 'encode' | 'mix';
@@ -9,17 +10,6 @@ export type InstanceRole = 'prefill' | 'decode' | 'encode' | 'mix';
  * may be at fault): it keeps its work and takes more. SUSPECT: silent; it takes nothing new.
  */
 export type InstanceState = 'ACTIVE' | 'LEASE_LOST' | 'SUSPECT';
-
-/** One measured step: what it computed, what it read, how long it took. */
-export interface StepTimePoint {
-  /** Tokens computed: the prompt tokens of prefills plus one per decoding sequence. */
-  readonly numTokens: number;
-  /** Sequences in the step. */
-  readonly numSeqs: number;
-  /** Sum over the step's sequences of the KV positions that they read. */
-  readonly contextTokens: number;
-  readonly ms: number;
-}
 
 export interface InstanceCapacity {
   readonly maxNumSeqs: number;
@@ -61,10 +51,8 @@ export interface InstanceView {
   readonly unreported: { readonly numRequests: number; readonly numPromptTokens: number };
   /** Requests of this replica that run there. */
   readonly numInFlight: number;
-  /** Measured at its start; what predictors begin with. Empty: nothing is known. */
-  readonly profile: readonly StepTimePoint[];
-  /** Steps that the latest heartbeat reports, for refitting. */
-  readonly recentSteps: readonly StepTimePoint[];
+  /** What its steps cost, as the instance itself fits it to those that it runs; null: it has run too few. */
+  readonly stepTime: StepTimeModel | null;
   /** Milliseconds since it was last heard of, at `ClusterView.nowMs`. */
   readonly silentMs: number;
 }

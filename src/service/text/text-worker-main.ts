@@ -1,7 +1,7 @@
 // Owns the work of a text worker thread, which holds a tokenizer and its chat templates: one call at a time, in order.
 import { parentPort, workerData } from 'node:worker_threads';
 import { assertNever, invariant, XllmError } from '../../common/errors.ts';
-import { openWeights } from '../../files/open-weights.ts';
+import { openDescription } from '../../files/open-weights.ts';
 import { ChatTemplates } from './chat-template.ts';
 import { decodeTokens } from './stream-decoder.ts';
 import { type SharedTokenTable, TokenTable } from './token-table.ts';
@@ -21,7 +21,7 @@ interface Loaded {
 /** tokenizer.json of a folder, metadata of a GGUF file; null where the model has no tokenizer. */
 async function readSpec(modelPath: string): Promise<TokenizerSpec | null> {
   if (hasTokenizerJson(modelPath)) return readTokenizerFolder(modelPath);
-  const weights = await openWeights(modelPath);
+  const weights = await openDescription(modelPath);
   try {
     if (weights.kind === 'gguf') return hasGgufTokenizer(weights.metadata) ? readGgufTokenizer(weights.metadata) : null;
     return hasTokenizerJson(weights.folder) ? readTokenizerFolder(weights.folder) : null;

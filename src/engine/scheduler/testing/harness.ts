@@ -2,7 +2,8 @@
 import { invariant } from '../../../common/errors.ts';
 import type { CacheGroup, CacheKind } from '../../kv/cache-group.ts';
 import { KvCache } from '../../kv/kv-cache.ts';
-import { HashExecutor } from '../../step/hash-executor.ts';
+import type { Executor } from '../../step/executor.ts';
+import { HashExecutor, type HashExecutorOptions } from '../../step/hash-executor.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../plan.ts';
 import type { LogitEdits, SamplingParams } from '../sampling-params.ts';
 import { Scheduler } from '../scheduler.ts';
@@ -88,6 +89,8 @@ export interface EngineOptions {
   readonly numRangeSlots?: number;
   readonly maxMappings?: number;
   readonly edits?: EditsBuilder;
+  /** A hash executor unless given. */
+  readonly executor?: (options: HashExecutorOptions) => Executor;
   /** Integrity of all pages at every plan and commit. */
   readonly isChecked?: boolean;
 }
@@ -109,6 +112,7 @@ export function makeSpec(prompt: number | readonly number[], more: Partial<Seque
     cacheSalt: '',
     deadlineMs: Number.POSITIVE_INFINITY,
     group: -1,
+    generatedIds: new Int32Array(0),
     ...more,
   };
 }
@@ -127,7 +131,7 @@ export interface Outcome {
 export class TestEngine {
   readonly scheduler: Scheduler;
   readonly kv: KvCache;
-  readonly executor: HashExecutor;
+  readonly executor: Executor;
   readonly limits: SchedulerLimits;
   readonly outcomes = new Map<number, Outcome>();
   /** Milliseconds; every plan and commit takes one. */
@@ -151,7 +155,8 @@ export class TestEngine {
       numRangeSlots: options.numRangeSlots ?? 0,
       maxMappings: options.maxMappings ?? 10_000,
     });
-    this.executor = new HashExecutor({ groups, numPages: pages, blockTokens, vocabSize });
+    const memory = { groups, numPages: pages, blockTokens, vocabSize };
+    this.executor = options.executor?.(memory) ?? new HashExecutor(memory);
     this.scheduler = new Scheduler({
       kv: this.kv,
       limits: this.limits,
