@@ -821,6 +821,13 @@ export declare type Heartbeat = Message<"xllm.v1.Heartbeat"> & {
    * @generated from field: float max_token_gap_ms = 5;
    */
   maxTokenGapMs: number;
+
+  /**
+   * Submissions of this replica that the load above knows of, counted since its step stream began.
+   *
+   * @generated from field: uint64 num_submits = 6;
+   */
+  numSubmits: bigint;
 };
 
 /**

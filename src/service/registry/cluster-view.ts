@@ -33,22 +33,38 @@ export interface InstanceLoad {
   readonly numKvBlocksUsed: number;
 }
 
+/** Largest latencies of the half second before the latest heartbeat; 0: no token was produced. */
+export interface InstanceLatency {
+  readonly maxTtftMs: number;
+  readonly maxTokenGapMs: number;
+}
+
 export interface InstanceView {
   /** Unique in the cluster; one at a time. */
   readonly name: string;
   /** One life of its process. */
   readonly incarnation: string;
+  readonly address: string;
+  readonly build: string;
   readonly model: string;
+  /** Roles that it can take. */
   readonly roles: readonly InstanceRole[];
   readonly state: InstanceState;
   /** Whether new requests may go there: not SUSPECT, connected, not draining. */
   readonly isSchedulable: boolean;
+  readonly isConnected: boolean;
+  readonly isDraining: boolean;
   /** Instances with another fingerprint are never paired, and recovery to one promises no identical text. */
   readonly numericsId: string;
+  /** Shape of a KV page: pages travel only between equal ones. */
+  readonly kvLayout: string;
   readonly capacity: InstanceCapacity;
   readonly load: InstanceLoad;
+  readonly latency: InstanceLatency;
   /** What this replica has sent since the load was measured, and the load therefore cannot show. */
   readonly unreported: { readonly numRequests: number; readonly numPromptTokens: number };
+  /** Blocks that its prefix cache holds. */
+  readonly numCachedBlocks: number;
   /** Requests of this replica that run there. */
   readonly numInFlight: number;
   /** What its steps cost, as the instance itself fits it to those that it runs; null: it has run too few. */
