@@ -12,7 +12,9 @@ export interface EtcdOptions {
   readonly namespace: string;
   readonly user?: { readonly name: string; readonly password: string } | undefined;
   /** PEM: the authority that signed etcd's certificate, and where etcd asks for it a certificate of our own. */
-  readonly tls?: { readonly ca: Buffer; readonly cert?: Buffer | undefined; readonly key?: Buffer | undefined } | undefined;
+  readonly tls?:
+    | { readonly ca: Buffer; readonly cert?: Buffer | undefined; readonly key?: Buffer | undefined }
+    | undefined;
 }
 
 const CALL_DEADLINE_MS = 5_000;
@@ -78,15 +80,6 @@ export class EtcdCalls {
     }));
     const reply = await this.#ask(() => this.#client.kv.txn({ compare, success: [operation], failure: [] }));
     return reply.succeeded ? Number(reply.header.revision) : null;
-  }
-
-  /** Deletes the key if it is still under the lease. */
-  async deleteUnder(key: string, lease: string): Promise<void> {
-    const name = this.#key(key);
-    const compare = [{ key: name, target: 'Lease' as const, result: 'Equal' as const, lease }];
-    await this.#ask(() =>
-      this.#client.kv.txn({ compare, success: [{ request_delete_range: { key: name } }], failure: [] }),
-    );
   }
 
   /** etcd counts in seconds, and takes no less than its own election time. */

@@ -15,6 +15,8 @@ import { EtcdLease } from './etcd-lease.ts';
 import { StoreHealth } from './store-health.ts';
 
 const RETRY_MS = 500;
+/** Letting go of what is held takes no longer: an unreachable store forgets it by itself. */
+const CLOSE_MS = 2_000;
 
 export class EtcdCoordinator implements Coordinator, ElectionStore {
   readonly #calls: EtcdCalls;
@@ -114,11 +116,15 @@ export class EtcdCoordinator implements Coordinator, ElectionStore {
   async close(): Promise<void> {
     this.#health.close();
     for (const stop of this.#watches) stop();
-    await Promise.all([
+    const released = Promise.all([
       ...[...this.#campaigns].map((campaign) => campaign.resign()),
       ...[...this.#held].map((hold) => hold.release()),
       ...[...this.#leased].map((release) => release()),
     ]);
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, CLOSE_MS);
+    await Promise.race([released, late]);
+    clearTimeout(timer);
     this.#calls.close();
   }
 }

@@ -52,8 +52,7 @@ export function nextHealth(health: Health, event: HealthEvent, nowMs: number, li
       return settle({ ...health, lastHeardMs: nowMs, stalledMs: event.stalledMs }, nowMs, limits);
     case 'tick': {
       const settled = settle(health, nowMs, limits);
-      const isOver =
-        settled.state === 'SUSPECT' && !settled.isLeased && nowMs - settled.sinceMs >= limits.suspectMs;
+      const isOver = settled.state === 'SUSPECT' && !settled.isLeased && nowMs - settled.sinceMs >= limits.suspectMs;
       return isOver ? null : settled;
     }
   }

@@ -98,8 +98,7 @@ export class Registry {
     const excusedMs = lateMs > MAX_TICK_LATENESS_MS ? lateMs : 0;
     return [...this.#instances.values()].flatMap((instance) => {
       const { health } = instance;
-      if (excusedMs > 0)
-        instance.health = { ...health, lastHeardMs: Math.min(nowMs, health.lastHeardMs + excusedMs) };
+      if (excusedMs > 0) instance.health = { ...health, lastHeardMs: Math.min(nowMs, health.lastHeardMs + excusedMs) };
       return this.#advance(instance, { type: 'tick' }, nowMs);
     });
   }
