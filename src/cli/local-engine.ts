@@ -113,7 +113,7 @@ export async function createLocalEngine(options: LocalEngineOptions): Promise<Lo
       engine.close();
       await supervisor.stop(graceMs);
       server.close();
-      coordinator.close();
+      await coordinator.close();
       removeFolder();
       process.off('exit', removeFolder);
     },

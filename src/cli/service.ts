@@ -39,7 +39,7 @@ export async function service(options: ServiceOptions, [modelSpec]: readonly str
     await http.close();
     engine.close();
     contract.close();
-    coordinator.close();
+    await coordinator.close();
     await text.close();
   };
   try {

@@ -136,7 +136,7 @@ export class ContractServer {
   /** Rejects when the address is taken or cannot be bound. */
   listen(address: Address): Promise<Address> {
     return new Promise((resolve, reject) => {
-      this.#server.bindAsync(address, this.#credentials(), (error, port) => {
+      this.#server.bindAsync(address, this.#credentials(address), (error, port) => {
         if (error) reject(error);
         else resolve(address.startsWith('unix:') ? address : address.replace(/:\d+$/, `:${port}`));
       });
@@ -148,9 +148,10 @@ export class ContractServer {
     this.#server.forceShutdown();
   }
 
-  #credentials(): grpc.ServerCredentials {
+  #credentials(address: Address): grpc.ServerCredentials {
     const { cert, key } = this.#security;
-    if (!cert || !key) return grpc.ServerCredentials.createInsecure();
+    // A unix socket is private by its folder.
+    if (!cert || !key || address.startsWith('unix:')) return grpc.ServerCredentials.createInsecure();
     return grpc.ServerCredentials.createSsl(null, [{ cert_chain: cert, private_key: key }]);
   }
 

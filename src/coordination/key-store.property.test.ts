@@ -74,7 +74,7 @@ test('the store and every watcher of it agree with a plain model', () => {
       };
       const end = (lease: number) => {
         leases.delete(lease);
-        for (const [key, entry] of [...model]) if (entry.lease === lease) drop(key);
+        for (const [key, entry] of model) if (entry.lease === lease) drop(key);
       };
       follow();
       for (const step of actions) {

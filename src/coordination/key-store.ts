@@ -140,6 +140,8 @@ export class KeyStore {
   #publish(change: Change): void {
     this.#history.push(change);
     if (this.#history.length > HISTORY) this.#history.shift();
-    for (const watcher of [...this.#watchers]) if (change.key.startsWith(watcher.prefix)) watcher.onEvent(change);
+    // Who begins or stops to watch meanwhile has a view of its own.
+    for (const watcher of new Set(this.#watchers))
+      if (this.#watchers.has(watcher) && change.key.startsWith(watcher.prefix)) watcher.onEvent(change);
   }
 }

@@ -11,13 +11,13 @@ export interface TestEtcd {
   readonly address: string;
   readonly folder: string;
   /** SIGKILL, as a crash or a lost machine. */
-  kill(): Promise<void>;
+  readonly kill: () => Promise<void>;
   /** Again, with what it had written. */
-  start(): Promise<void>;
+  readonly start: () => Promise<void>;
   /** Kills it and removes everything. */
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
   /** Runs etcdctl with these arguments; its output. */
-  ctl(...args: string[]): string;
+  readonly ctl: (...args: string[]) => string;
 }
 
 export interface TestEtcdOptions {
@@ -46,12 +46,12 @@ export async function startEtcd({ tls }: TestEtcdOptions = {}): Promise<TestEtcd
     child = spawn(
       'etcd',
       [
-        ...['--name', 'test', '--data-dir', join(folder, 'data'), '--logger', 'zap', '--log-level', 'error'],
-        ...['--listen-client-urls', clientUrl, '--advertise-client-urls', clientUrl],
-        ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
-        ...['--initial-cluster', `test=${peerUrl}`, '--unsafe-no-fsync'],
-        ...(tls ? ['--cert-file', tls.cert, '--key-file', tls.key] : []),
-      ],
+        ['--name', 'test', '--data-dir', join(folder, 'data'), '--logger', 'zap', '--log-level', 'error'],
+        ['--listen-client-urls', clientUrl, '--advertise-client-urls', clientUrl],
+        ['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
+        ['--initial-cluster', `test=${peerUrl}`, '--unsafe-no-fsync'],
+        tls ? ['--cert-file', tls.cert, '--key-file', tls.key] : [],
+      ].flat(),
       { stdio: ['ignore', 'pipe', 'pipe'] },
     );
     for (const stream of [child.stdout, child.stderr])

@@ -1,14 +1,11 @@
 // Owns the engines a service knows: follows registrations, connects, reconnects, and offers them as one EngineClient.
 import type { Refusal } from '../../common/errors.ts';
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
-import {
-  type Coordinator,
-  decodeRecord,
-  INSTANCE_PREFIX,
-  type InstanceRecord,
-} from '../../coordination/coordinator.ts';
+import type { Coordinator } from '../../coordination/coordinator.ts';
+import type { InstanceRecord } from '../../coordination/instance-record.ts';
 import type { EngineClient, EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
 import { EngineConnection } from './engine-connection.ts';
+import { followRecords } from './follow-records.ts';
 
 const RECONNECT_MS = 200;
 
@@ -32,10 +29,10 @@ export class EnginePool implements EngineClient {
   constructor(coordinator: Coordinator, replica: string, events: EnginePoolEvents) {
     this.#replica = replica;
     this.#events = events;
-    this.#stopWatching = coordinator.watch(INSTANCE_PREFIX, ({ key, value }) => {
-      const record = value && decodeRecord(value);
-      if (record) this.#join(key, record);
-      else this.#leave(key, 'it left');
+    this.#stopWatching = followRecords(coordinator, {
+      onListed: (record) => this.#join(record.name, record),
+      onUnlisted: (name) => this.#leave(name, 'it left'),
+      onIgnored: () => {},
     });
   }
 
