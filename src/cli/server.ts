@@ -7,8 +7,9 @@ import { readApiKeys } from './api-keys.ts';
 import type { ServeOptions } from './config/options.ts';
 import { readGenerationDefaults } from './generation-defaults.ts';
 import { httpConfigOf } from './http-config.ts';
-import { createLocalEngine } from './local-engine.ts';
+import { createLocalEngines } from './local-engines.ts';
 import { findModel } from './model.ts';
+import { routingOf } from './routing-config.ts';
 
 export interface Server {
   readonly url: string;
@@ -36,10 +37,14 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
   try {
     const text = await createTextService(found.path);
     closers.push(() => text.close());
-    const local = await createLocalEngine({
+    const local = await createLocalEngines({
       modelPath: found.path,
       modelName: modelNames[0] ?? found.name,
       engineOptions: options,
+      numInstances: options.instances,
+      routing: routingOf(options, options.instances === 1),
+      suspectMs: options.suspectTimeoutS * 1_000,
+      stallMs: options.stallTimeoutS * 1_000,
       log,
     });
     let graceMs = 0;

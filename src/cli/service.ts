@@ -1,10 +1,12 @@
 // Owns `xllm service`: the HTTP half on its own. Engines on this or other hosts register at --listen.
 import { randomUUID } from 'node:crypto';
+import { monotonicClock } from '../common/clock.ts';
 import { XllmError } from '../common/errors.ts';
 import { createLog } from '../common/log.ts';
 import { ContractServer } from '../contract/grpc.ts';
 import { EmbeddedCoordinator } from '../coordination/embedded.ts';
 import { EnginePool } from '../service/engines/engine-pool.ts';
+import { RoutedEngine } from '../service/engines/routed-engine.ts';
 import { createHttpServer } from '../service/http/server.ts';
 import { createTextService } from '../service/text/create-text-service.ts';
 import { readApiKeys } from './api-keys.ts';
@@ -12,6 +14,7 @@ import type { ServiceOptions } from './config/options.ts';
 import { readGenerationDefaults } from './generation-defaults.ts';
 import { httpConfigOf } from './http-config.ts';
 import { findModel } from './model.ts';
+import { routingOf } from './routing-config.ts';
 import { untilStopped } from './shutdown.ts';
 
 export async function service(options: ServiceOptions, [modelSpec]: readonly string[]): Promise<void> {
@@ -27,10 +30,17 @@ export async function service(options: ServiceOptions, [modelSpec]: readonly str
       `--listen ${options.listen} cannot be bound: ${error instanceof Error ? error.message : String(error)}`,
     );
   });
-  const engine = new EnginePool(coordinator, `service-${randomUUID()}`, {
-    onReady: ({ instance, model }) => log.info(`engine ${instance} serves ${model}`),
-    onLost: ({ name }, reason) => log.warn(`lost engine ${name}: ${reason}`),
+  const pool = new EnginePool({
+    coordinator,
+    replica: `service-${randomUUID()}`,
+    limits: { suspectMs: options.suspectTimeoutS * 1_000, stallMs: options.stallTimeoutS * 1_000 },
+    events: {
+      onReady: ({ instance, model }) => log.info(`engine ${instance} serves ${model}`),
+      onLost: ({ name }, reason) => log.warn(`lost engine ${name}: ${reason}`),
+      onSuspect: ({ name }, reason) => log.warn(`engine ${name} is suspect: ${reason}`),
+    },
   });
+  const engine = new RoutedEngine(pool, monotonicClock, routingOf(options, false));
   const text = await createTextService(found.path);
   const names = options.servedModelName.length > 0 ? options.servedModelName : [found.name];
   const defaults = await readGenerationDefaults(found.path);
@@ -38,6 +48,7 @@ export async function service(options: ServiceOptions, [modelSpec]: readonly str
   const close = async () => {
     await http.close();
     engine.close();
+    pool.close();
     contract.close();
     coordinator.close();
     await text.close();

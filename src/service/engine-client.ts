@@ -28,6 +28,11 @@ export interface EngineRequest {
   readonly cacheSalt: string;
   /** 0: none. */
   readonly deadlineMs: number;
+  /** Requests of one session prefer one instance; '': no session. */
+  readonly sessionKey: string;
+  /** Objectives; 0: none stated. */
+  readonly ttftSloMs: number;
+  readonly tpotSloMs: number;
 }
 
 export interface TokenLogprob {
@@ -76,6 +81,14 @@ export interface EngineClient {
    * engine_lost).
    */
   submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
-  /** Latest status; null while no engine is connected. */
+  /** Status of the healthiest engine, as of now; null while none answers. */
   status(): Promise<StatusReply | null>;
+  /** Of every engine that is connected, in order of names. */
+  statuses(): Promise<readonly InstanceStatus[]>;
+}
+
+export interface InstanceStatus {
+  readonly instance: string;
+  /** null: it does not answer. */
+  readonly status: StatusReply | null;
 }

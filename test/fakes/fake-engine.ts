@@ -10,6 +10,7 @@ import type {
   EngineHandle,
   EngineModel,
   EngineRequest,
+  InstanceStatus,
   TokenLogprob,
 } from '../../src/service/engine-client.ts';
 import { FAKE_VOCAB_SIZE, fakeTokens } from './fake-text.ts';
@@ -97,6 +98,10 @@ export class FakeEngine implements EngineClient {
       pageStates: { free: 90n, mapped: 10n },
       eventLoopCpuUs: BigInt(this.#numSteps * 100),
     });
+  }
+
+  async statuses(): Promise<readonly InstanceStatus[]> {
+    return this.#model ? [{ instance: 'fake-0', status: await this.status() }] : [];
   }
 
   /** Ends as a process does that was killed: every choice fails, nothing is admitted until `restart`. */

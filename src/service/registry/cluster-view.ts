@@ -1,5 +1,6 @@
 // Owns what a routing policy sees of the cluster: an immutable picture of every instance, and the KV index behind it.
 import type { BlockDigest } from '../../common/block-digest.ts';
+import type { StepTimeModel } from '../../common/step-time.ts';
 
 /** What an instance can do; `mix` does prefill and decode. */
 export type InstanceRole = 'prefill' | 'decode' | 'encode' | 'mix';
@@ -61,6 +62,8 @@ export interface InstanceView {
   readonly unreported: { readonly numRequests: number; readonly numPromptTokens: number };
   /** Requests of this replica that run there. */
   readonly numInFlight: number;
+  /** What its steps cost, as it has learned from live ones; null: it has not said. */
+  readonly stepTime: StepTimeModel | null;
   /** Measured at its start; what predictors begin with. Empty: nothing is known. */
   readonly profile: readonly StepTimePoint[];
   /** Steps that the latest heartbeat reports, for refitting. */

@@ -33,6 +33,7 @@ export async function createChatCompletion(
     wantsLogprobs,
     numTopLogprobs: fields.top_logprobs ?? 0,
     echoes: false,
+    sessionHeader: request.headers['x-session-id'],
   });
   const includeUsage = fields.stream_options?.include_usage ?? false;
   const view = new ChatView({

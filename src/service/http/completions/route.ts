@@ -36,6 +36,7 @@ export async function createCompletion(
     wantsLogprobs,
     numTopLogprobs: fields.logprobs ?? 0,
     echoes: fields.echo ?? false,
+    sessionHeader: request.headers['x-session-id'],
   });
   const includeUsage = fields.stream_options?.include_usage ?? false;
   const view = new CompletionView({

@@ -15,11 +15,13 @@ export interface PlanInput {
   /** Alternatives per token. */
   readonly numTopLogprobs: number;
   readonly echoes: boolean;
+  /** Of header x-session-id. */
+  readonly sessionHeader: string | readonly string[] | undefined;
 }
 
 /** Throws XllmError for what the engine must never see. */
 export function buildPlan(context: HttpContext, input: PlanInput): GenerationPlan {
-  const { fields, model, prompts, wantsLogprobs, numTopLogprobs, echoes } = input;
+  const { fields, model, prompts, wantsLogprobs, numTopLogprobs, echoes, sessionHeader } = input;
   const n = fields.n ?? 1;
   const numChoices = n * prompts.length;
   if (numChoices > limits.choices) {
@@ -57,6 +59,8 @@ export function buildPlan(context: HttpContext, input: PlanInput): GenerationPla
     priority: fields.priority ?? 0,
     offline: fields.offline ?? false,
     cacheSalt: fields.cache_salt ?? '',
+    sessionKey:
+      fields.session_id ?? (typeof sessionHeader === 'string' ? sessionHeader.slice(0, limits.cacheSaltChars) : ''),
     timeoutMs: context.config.requestTimeoutMs,
     ttftSloMs: fields.ttft_slo_ms ?? 0,
     tpotSloMs: fields.tpot_slo_ms ?? 0,
