@@ -1,10 +1,8 @@
 // Owns `xllm chat`: a conversation in the terminal, with its own server or any OpenAI-compatible one.
 import { createInterface } from 'node:readline/promises';
 import { XllmError } from '../common/errors.ts';
-import type { OptionsOf, ServiceOptions } from './config/options.ts';
+import { commandOptions, type OptionsOf } from './config/options.ts';
 import { startServer } from './server.ts';
-
-type ServiceDefaults = Omit<ServiceOptions, 'listen' | 'cache' | 'offline'>;
 
 interface Message {
   readonly role: 'system' | 'user' | 'assistant';
@@ -30,16 +28,7 @@ export async function chat(options: OptionsOf<'chat'>, [spec]: readonly string[]
 }
 
 /** The server behind a chat is nobody else's: a free port, no log lines. */
-const serverDefaults: ServiceDefaults = {
-  host: '127.0.0.1',
-  port: 0,
-  servedModelName: [],
-  corsOrigin: [],
-  requestTimeoutS: 0,
-  drainTimeoutS: 0,
-  logFormat: 'text',
-  logLevel: 'warn',
-};
+const serverDefaults = commandOptions.serve.parse({ port: 0, drainTimeoutS: 0, logLevel: 'warn' });
 
 async function converse(url: string, options: OptionsOf<'chat'>): Promise<void> {
   const model = options.model ?? (await firstModel(url));

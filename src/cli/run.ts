@@ -4,10 +4,12 @@ import { isRefusal, XllmError } from '../common/errors.ts';
 import { createLog } from '../common/log.ts';
 import { SamplingSchema } from '../contract/generated/xllm_pb.js';
 import type { EngineDelta } from '../service/engine-client.ts';
+import { defaultHealthLimits } from '../service/registry/instance-state.ts';
+import { defaultRouting } from '../service/engines/routed-engine.ts';
 import { createTextService } from '../service/text/create-text-service.ts';
 import type { TextService } from '../service/text/text-service.ts';
 import type { OptionsOf } from './config/options.ts';
-import { createLocalEngine } from './local-engine.ts';
+import { createLocalEngines } from './local-engines.ts';
 import { findModel } from './model.ts';
 
 export async function run(options: OptionsOf<'run'>, args: readonly string[]): Promise<void> {
@@ -18,7 +20,16 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
   const log = createLog({ format: 'text', level: 'warn' });
   const model = await findModel(spec, options);
   const text = await createTextService(model.path);
-  const local = await createLocalEngine({ modelPath: model.path, modelName: model.name, engineOptions: options, log });
+  const local = await createLocalEngines({
+    modelPath: model.path,
+    modelName: model.name,
+    engineOptions: options,
+    numInstances: 1,
+    routing: defaultRouting,
+    suspectMs: defaultHealthLimits.silentMs,
+    stallMs: defaultHealthLimits.stalledMs,
+    log,
+  });
   local.start();
   const onSignal = () => {
     void local.close(0).then(() => process.exit(130));
@@ -47,6 +58,9 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
         offline: false,
         cacheSalt: '',
         deadlineMs: 0,
+        sessionKey: '',
+        ttftSloMs: 0,
+        tpotSloMs: 0,
       },
       (delta) => {
         writeDelta(delta, decoder.push.bind(decoder));

@@ -7,8 +7,9 @@ import { readApiKeys } from './api-keys.ts';
 import type { ServeOptions } from './config/options.ts';
 import { readGenerationDefaults } from './generation-defaults.ts';
 import { httpConfigOf } from './http-config.ts';
-import { createLocalEngine } from './local-engine.ts';
+import { createLocalEngines } from './local-engines.ts';
 import { findModel } from './model.ts';
+import { routingOf } from './routing-config.ts';
 
 export interface Server {
   readonly url: string;
@@ -36,10 +37,14 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
   try {
     const text = await createTextService(found.path);
     closers.push(() => text.close());
-    const local = await createLocalEngine({
+    const local = await createLocalEngines({
       modelPath: found.path,
       modelName: modelNames[0] ?? found.name,
       engineOptions: options,
+      numInstances: options.instances,
+      routing: routingOf(options, options.instances === 1),
+      suspectMs: options.suspectTimeoutS * 1_000,
+      stallMs: options.stallTimeoutS * 1_000,
       log,
     });
     let graceMs = 0;
@@ -47,9 +52,9 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     const defaults = await readGenerationDefaults(found.path);
     const http = createHttpServer({
       engine: local.engine,
-      text,
+      assetsOf: () => ({ text, defaults }),
       log,
-      config: httpConfigOf(options, modelNames, apiKeys, () => defaults),
+      config: httpConfigOf(options, modelNames, apiKeys),
     });
     closers.push(() => http.close());
     // The port is taken before the engine starts: a conflict is found at once.

@@ -36,6 +36,7 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   enablePrefixCaching: true,
   blockSize: 16,
   kvLayout: 'auto',
+  instancesOnHost: 1,
   ...setting,
 });
 

@@ -10,8 +10,10 @@ import type {
   EngineHandle,
   EngineModel,
   EngineRequest,
+  InstanceStatus,
   TokenLogprob,
 } from '../../src/service/engine-client.ts';
+import type { ClusterView } from '../../src/service/registry/cluster-view.ts';
 import { FAKE_VOCAB_SIZE, fakeTokens } from './fake-text.ts';
 
 export interface FakeEngineOptions {
@@ -56,8 +58,12 @@ export class FakeEngine implements EngineClient {
     this.#model = this.#newModel();
   }
 
-  get model(): EngineModel | null {
-    return this.#model;
+  get models(): readonly EngineModel[] {
+    return this.#model ? [this.#model] : [];
+  }
+
+  view(): ClusterView {
+    return { nowMs: 0, instances: [], prefixBlocks: () => 0 };
   }
 
   get numRunning(): number {
@@ -97,6 +103,10 @@ export class FakeEngine implements EngineClient {
       pageStates: { free: 90n, mapped: 10n },
       eventLoopCpuUs: BigInt(this.#numSteps * 100),
     });
+  }
+
+  async statuses(): Promise<readonly InstanceStatus[]> {
+    return this.#model ? [{ instance: 'fake-0', model: this.#model.model, status: await this.status() }] : [];
   }
 
   /** Ends as a process does that was killed: every choice fails, nothing is admitted until `restart`. */

@@ -1,5 +1,6 @@
 // Owns every option of every command: one zod schema each, from which flags, variables, config keys, help and docs come.
 import { z } from 'zod';
+import { policyNames } from '../../service/routing/policies.ts';
 
 const BYTES = /^\d+(\.\d+)?\s*([KMGT]i?)?B?$/i;
 
@@ -45,7 +46,9 @@ const engineOptions = {
     .enum(['auto', 'avx512', 'avx2', 'ggml'])
     .default('auto')
     .describe('Kernel set. ggml: no machine code is emitted at all.'),
-  threads: count.optional().describe('Compute threads (default: cores that this process may use).'),
+  threads: count
+    .optional()
+    .describe('Compute threads (default: cores that this process may use, shared by its instances).'),
   deterministic: z
     .boolean()
     .default(false)
@@ -111,10 +114,43 @@ const serviceOptions = {
   drainTimeoutS: z.number().min(0).default(30).describe('How long a shutdown waits for running requests.'),
 };
 
+/** How requests find an instance, and what becomes of them when it fails. */
+const routingOptions = {
+  routingPolicy: z
+    .enum(policyNames)
+    .default('cache-aware')
+    .describe('How an instance is chosen; POST /v1/cluster/policy changes it while requests run.'),
+  targetTtftMs: z
+    .number()
+    .gt(0)
+    .default(1_000)
+    .describe('Objective for the first token, for requests that state none.'),
+  targetTpotMs: z.number().gt(0).default(50).describe('Objective per later token, for requests that state none.'),
+  suspectTimeoutS: z
+    .number()
+    .gt(0)
+    .default(5)
+    .describe('An instance silent for this long gets nothing new, and its requests go on elsewhere.'),
+  stallTimeoutS: z.number().gt(0).default(60).describe('The same where it answers but finishes no step.'),
+  recoveryWaitS: z
+    .number()
+    .min(0)
+    .optional()
+    .describe('How long a request of a failed instance waits for another (default: 30; with one instance 0).'),
+};
+
 export const commandOptions = {
-  serve: z.strictObject({ ...serviceOptions, ...engineOptions, ...modelOptions, ...logOptions }),
+  serve: z.strictObject({
+    ...serviceOptions,
+    instances: count.max(64).default(1).describe('Engines on this machine; they share its cores and memory.'),
+    ...routingOptions,
+    ...engineOptions,
+    ...modelOptions,
+    ...logOptions,
+  }),
   service: z.strictObject({
     ...serviceOptions,
+    ...routingOptions,
     listen: z
       .string()
       .default('127.0.0.1:8100')
@@ -147,6 +183,7 @@ export const commandOptions = {
     ...clusterOptions,
     modelName: z.string().optional().describe('Name of the model (default: from its path).'),
     name: z.string().default('engine-0').describe('Name of this instance.'),
+    instancesOnHost: count.default(1).describe('Instances among which this host shares its memory.'),
     supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
     ...engineOptions,
     ...modelOptions,

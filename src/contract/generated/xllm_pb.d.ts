@@ -1344,7 +1344,7 @@ export declare const Engine: GenService<{
     output: typeof KvEventBatchSchema;
   },
   /**
-   * Load, latency and progress, twice a second: what the service's registry and routing live on.
+   * Load, latency and progress, four times a second: what the service's registry and routing live on.
    *
    * @generated from rpc xllm.v1.Engine.Heartbeats
    */

@@ -1,9 +1,9 @@
-// Owns the heartbeats to one replica: what the engine bears right now, twice a second for as long as the replica listens.
+// Owns the heartbeats to one replica: what the engine bears right now, four times a second for as long as the replica listens.
 import { create } from '@bufbuild/protobuf';
 import { type Heartbeat, HeartbeatSchema, type StatusReply } from '../../contract/generated/xllm_pb.js';
 import type { ReplyStream } from '../../contract/grpc.ts';
 
-const INTERVAL_MS = 500;
+const INTERVAL_MS = 250;
 
 export interface HeartbeatSource {
   readonly incarnation: string;

@@ -38,6 +38,8 @@ export interface EngineLoadOptions {
   readonly blockSize: number;
   readonly kvLayout: KvSpaceOptions['layout'];
   readonly kvCacheMemory?: number | undefined;
+  /** They share this host's memory. */
+  readonly instancesOnHost: number;
 }
 
 export interface LoadedEngine {
@@ -76,7 +78,7 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
     maxNumSeqs,
     maxStepTokens: maxNumBatchedTokens,
-    availableBytes: available.bytes,
+    availableBytes: Math.floor(available.bytes / options.instancesOnHost),
     wantedBytes: options.kvCacheMemory ?? 0,
   });
   const { numPages, maxModelLen } = memory;
@@ -99,7 +101,7 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     kernels: options.kernels,
     deterministic: options.deterministic,
     numThreads,
-    polls: numThreads <= cpus().length,
+    polls: numThreads * options.instancesOnHost <= cpus().length,
   });
   const kv = new KvCache({
     groups,

@@ -41,3 +41,20 @@ function logprobOfMessage(message: TokenLogprobs): TokenLogprob {
     topLogprobs: float32OfBytes(message.topLogprobs),
   };
 }
+
+/** A delta that says nothing yet. */
+export function emptyDelta(choice: number): EngineDelta {
+  return {
+    choice,
+    tokenIds: new Int32Array(0),
+    logprobs: [],
+    promptLogprobs: [],
+    finish: null,
+    stopTokenId: null,
+    numCachedTokens: null,
+    queueMs: null,
+    prefillMs: null,
+    numPreemptions: 0,
+    error: null,
+  };
+}

@@ -1,117 +1,226 @@
-// Owns the engines a service knows: follows registrations, connects, reconnects, and offers them as one EngineClient.
-import type { Refusal } from '../../common/errors.ts';
-import type { StatusReply } from '../../contract/generated/xllm_pb.js';
+// Owns the connections to the engines of a cluster: follows registrations, connects, reconnects, tells the registry what
+// is heard, and does what the registry finds.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Clock, monotonicClock } from '../../common/clock.ts';
+import type { ContractSecurity } from '../../contract/grpc.ts';
 import type { Coordinator } from '../../coordination/coordinator.ts';
 import type { InstanceRecord } from '../../coordination/instance-record.ts';
-import type { EngineClient, EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
+import type { EngineModel, InstanceStatus } from '../engine-client.ts';
+import type { ClusterView } from '../registry/cluster-view.ts';
+import { canServe } from '../registry/groups.ts';
+import { defaultHealthLimits, type HealthLimits } from '../registry/instance-state.ts';
+import { Registry, type RegistryChange } from '../registry/registry.ts';
 import { EngineConnection } from './engine-connection.ts';
 import { followRecords } from './follow-records.ts';
 
-const RECONNECT_MS = 200;
+const RECONNECT_FIRST_MS = 200;
+const RECONNECT_MAX_MS = 2_000;
+const TICK_MS = 250;
+/** Asked before an instance that the coordinator has dropped is believed to be gone. */
+const NUM_PROBES = 2;
+const PROBE_MS = 1_000;
+const PROBE_PAUSE_MS = 100;
 
 interface Member {
   readonly record: InstanceRecord;
   connection: EngineConnection;
   retry: NodeJS.Timeout | null;
+  retryMs: number;
+  /** Its loss has been told: the tries to reach it again are no news. */
+  isLossTold: boolean;
 }
 
 export interface EnginePoolEvents {
   onReady(model: EngineModel): void;
   onLost(record: InstanceRecord, reason: string): void;
+  onSuspect(record: InstanceRecord, reason: string): void;
+  /** A key of the coordinator that is no record, or one of another version; told once. */
+  onIgnored(key: string, why: string): void;
 }
 
-export class EnginePool implements EngineClient {
+export interface EnginePoolOptions {
+  readonly coordinator: Coordinator;
+  readonly replica: string;
+  readonly events: EnginePoolEvents;
+  readonly security?: ContractSecurity;
+  readonly limits?: HealthLimits;
+  readonly clock?: Clock;
+}
+
+export class EnginePool {
   readonly #members = new Map<string, Member>();
-  readonly #replica: string;
-  readonly #events: EnginePoolEvents;
-  readonly #stopWatching: () => void;
+  readonly #registry: Registry;
+  readonly #options: EnginePoolOptions;
+  readonly #clock: Clock;
+  readonly #stopFollowing: () => void;
+  readonly #tick: NodeJS.Timeout;
+  readonly #listeners = new Set<() => void>();
+  /** By name: probes under way; a new registration calls them off. */
+  readonly #probes = new Map<string, symbol>();
+  #isClosed = false;
 
-  constructor(coordinator: Coordinator, replica: string, events: EnginePoolEvents) {
-    this.#replica = replica;
-    this.#events = events;
-    this.#stopWatching = followRecords(coordinator, {
-      onListed: (record) => this.#join(record.name, record),
-      onUnlisted: (name) => this.#leave(name, 'it left'),
-      onIgnored: () => {},
+  constructor(options: EnginePoolOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? monotonicClock;
+    this.#registry = new Registry(TICK_MS, options.limits ?? defaultHealthLimits);
+    this.#stopFollowing = followRecords(options.coordinator, {
+      onListed: (record) => {
+        this.#probes.delete(record.name);
+        this.#do(this.#registry.registered(record, this.#clock.nowMs()));
+      },
+      onUnlisted: (name) => void this.#probe(name),
+      onIgnored: (key, why) => options.events.onIgnored(key, why),
     });
+    this.#tick = setInterval(() => this.#do(this.#registry.tick(this.#clock.nowMs())), TICK_MS).unref();
   }
 
-  get model(): EngineModel | null {
-    return this.#ready()?.model ?? null;
-  }
-
-  get numRequests(): number {
-    let sum = 0;
-    for (const { connection } of this.#members.values()) sum += connection.numRequests;
-    return sum;
-  }
-
-  async submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {
-    const connection = this.#ready();
-    if (!connection)
-      return { refused: 'engine_unavailable', message: 'the engine is starting or restarting; retry', retryAfterS: 1 };
-    return connection.submit(request, onDelta);
-  }
-
-  async status(): Promise<StatusReply | null> {
-    try {
-      return (await this.#ready()?.status()) ?? null;
-    } catch {
-      // Unreachable right now: for a reader of the status that is the same as not connected.
-      return null;
+  /** By model that could be served now: that of the instance which takes the longest sequences. */
+  get models(): readonly EngineModel[] {
+    const { instances } = this.view();
+    const byName = new Map<string, EngineModel>();
+    for (const { connection } of this.#members.values()) {
+      const { model } = connection;
+      if (!model) continue;
+      const best = byName.get(model.model);
+      if (!best || best.maxModelLen < model.maxModelLen) byName.set(model.model, model);
     }
+    return [...byName.values()]
+      .filter(({ model }) => canServe(instances, model))
+      .sort((a, b) => (a.model < b.model ? -1 : 1));
   }
 
-  async drain(deadlineMs: number): Promise<number> {
-    const connection = this.#ready();
-    return connection ? connection.drain(deadlineMs) : 0;
+  connection(name: string): EngineConnection | null {
+    return this.#members.get(name)?.connection ?? null;
+  }
+
+  view(): ClusterView {
+    return this.#registry.view(this.#clock.nowMs());
+  }
+
+  async statuses(): Promise<readonly InstanceStatus[]> {
+    const connected = [...this.#members.values()].filter(({ connection }) => connection.model !== null);
+    return Promise.all(
+      connected
+        .sort((a, b) => (a.record.name < b.record.name ? -1 : 1))
+        .map(async ({ record, connection }) => {
+          // Unreachable right now: for a reader of the status that is the same as no answer.
+          const status = await connection.status().catch(() => null);
+          return { instance: record.name, model: record.model, status };
+        }),
+    );
+  }
+
+  /** Calls back whenever an engine has become able to take requests. Returns what ends it. */
+  onAvailable(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   close(): void {
-    this.#stopWatching();
-    for (const key of this.#members.keys()) this.#leave(key, 'the service closes');
+    this.#isClosed = true;
+    clearInterval(this.#tick);
+    this.#stopFollowing();
+    for (const member of this.#members.values()) this.#leave(member, 'the service closes');
   }
 
-  /** The instance that takes new requests. One engine today: routing policies choose here. */
-  #ready(): EngineConnection | null {
-    for (const { connection } of this.#members.values()) if (connection.model) return connection;
-    return null;
+  #do(changes: readonly RegistryChange[]): void {
+    for (const change of changes) {
+      const { record } = change;
+      const member = this.#members.get(record.name);
+      if (change.kind === 'joined') this.#join(record);
+      else if (change.kind === 'left') {
+        if (member?.record.incarnation === record.incarnation) this.#leave(member, change.reason);
+      } else if (change.to === 'SUSPECT') {
+        this.#options.events.onSuspect(record, change.reason);
+        member?.connection.giveUp(change.reason);
+      } else if (change.from === 'SUSPECT') this.#announce();
+    }
   }
 
-  #join(key: string, record: InstanceRecord): void {
-    const before = this.#members.get(key);
-    if (before?.record.incarnation === record.incarnation && before.record.address === record.address) return;
-    this.#leave(key, 'it was replaced');
-    const member: Member = { record, connection: new EngineConnection(record.address, this.#replica), retry: null };
-    this.#members.set(key, member);
-    this.#connect(key, member);
+  /** The coordinator has dropped it: perhaps it is gone, perhaps only its registration is. */
+  async #probe(name: string): Promise<void> {
+    const record = this.#registry.record(name);
+    if (!record) return;
+    const probe = Symbol(name);
+    this.#probes.set(name, probe);
+    let isAnswered = false;
+    for (let i = 0; i < NUM_PROBES && !isAnswered; i++) {
+      if (i > 0) await sleep(PROBE_PAUSE_MS);
+      const connection = this.#members.get(name)?.connection;
+      const answer = connection?.model ? await connection.status(PROBE_MS).catch(() => null) : null;
+      isAnswered = answer !== null;
+    }
+    if (this.#isClosed || this.#probes.get(name) !== probe) return;
+    this.#probes.delete(name);
+    this.#do(this.#registry.unregistered(record, isAnswered, this.#clock.nowMs()));
   }
 
-  #connect(key: string, member: Member): void {
+  #join(record: InstanceRecord): void {
+    const connection = this.#newConnection(record);
+    const member: Member = { record, connection, retry: null, retryMs: RECONNECT_FIRST_MS, isLossTold: false };
+    this.#members.set(record.name, member);
+    this.#connect(member);
+  }
+
+  #newConnection(record: InstanceRecord): EngineConnection {
+    const { replica, security = {} } = this.#options;
+    const registry = this.#registry;
+    return new EngineConnection({
+      record,
+      replica,
+      security,
+      clock: this.#clock,
+      host: {
+        onOpened: () => registry.connected(record),
+        onBroken: () => {
+          const member = this.#members.get(record.name);
+          if (member?.record === record) this.#retry(member, 'its connection broke');
+        },
+        onHeartbeat: (beat) => this.#do(registry.heartbeat(record, beat, this.#clock.nowMs())),
+        onKvEvents: (events) => registry.kvEvents(record, events),
+        kvNumber: () => registry.kvNumber(record.name),
+      },
+    });
+  }
+
+  #connect(member: Member): void {
     member.retry = null;
-    const again = (reason: string) => {
-      if (this.#members.get(key) !== member) return;
-      this.#events.onLost(member.record, reason);
-      member.connection.close();
-      member.connection = new EngineConnection(member.record.address, this.#replica);
-      member.retry = setTimeout(() => this.#connect(key, member), RECONNECT_MS);
-    };
-    member.connection
-      .open(() => again('its connection broke'))
-      .then(
-        (model) => this.#events.onReady(model),
-        (error: unknown) => again(error instanceof Error ? error.message : String(error)),
-      );
+    const { connection } = member;
+    connection.open().then(
+      (model) => {
+        member.retryMs = RECONNECT_FIRST_MS;
+        member.isLossTold = false;
+        this.#options.events.onReady(model);
+        this.#announce();
+      },
+      (error: unknown) => {
+        if (member.connection === connection)
+          this.#retry(member, error instanceof Error ? error.message : String(error));
+      },
+    );
   }
 
-  #leave(key: string, reason: string): void {
-    const member = this.#members.get(key);
-    if (!member) return;
-    this.#members.delete(key);
-    // While it reconnects its loss has been told already.
-    const isNews = member.retry === null;
+  #retry(member: Member, reason: string): void {
+    if (this.#members.get(member.record.name) !== member) return;
+    if (!member.isLossTold) this.#options.events.onLost(member.record, reason);
+    member.isLossTold = true;
+    member.connection.close();
+    this.#do(this.#registry.disconnected(member.record));
+    // It may have been given up just now.
+    if (this.#members.get(member.record.name) !== member) return;
+    member.connection = this.#newConnection(member.record);
+    member.retry = setTimeout(() => this.#connect(member), member.retryMs);
+    member.retryMs = Math.min(RECONNECT_MAX_MS, 2 * member.retryMs);
+  }
+
+  #leave(member: Member, reason: string): void {
+    this.#members.delete(member.record.name);
     if (member.retry) clearTimeout(member.retry);
     member.connection.close();
-    if (isNews) this.#events.onLost(member.record, reason);
+    if (!member.isLossTold) this.#options.events.onLost(member.record, reason);
+  }
+
+  #announce(): void {
+    for (const listener of this.#listeners) listener();
   }
 }

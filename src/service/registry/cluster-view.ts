@@ -20,7 +20,7 @@ export interface InstanceCapacity {
   readonly maxModelLen: number;
 }
 
-/** As of the latest heartbeat (twice a second). */
+/** As of the latest heartbeat (four times a second). */
 export interface InstanceLoad {
   /** Sequences in the running batch. */
   readonly numRunning: number;
@@ -33,7 +33,7 @@ export interface InstanceLoad {
   readonly numKvBlocksUsed: number;
 }
 
-/** Largest latencies of the half second before the latest heartbeat; 0: no token was produced. */
+/** Largest latencies of the quarter second before the latest heartbeat; 0: no token was produced. */
 export interface InstanceLatency {
   readonly maxTtftMs: number;
   readonly maxTokenGapMs: number;
@@ -69,6 +69,8 @@ export interface InstanceView {
   readonly numInFlight: number;
   /** What its steps cost, as the instance itself fits it to those that it runs; null: it has run too few. */
   readonly stepTime: StepTimeModel | null;
+  /** Milliseconds since its last step while it has work, as the latest heartbeat says. */
+  readonly stalledMs: number;
   /** Milliseconds since it was last heard of, at `ClusterView.nowMs`. */
   readonly silentMs: number;
 }

@@ -1,86 +1,56 @@
-// Owns one instance as the registry keeps it: its record, its health, its latest load, and what was sent there. Pure.
-import type { StepTimeModel } from '../../common/step-time.ts';
+// Owns one instance as the registry keeps it: its record, its health, its latest heartbeat, and what was sent there. Pure.
+import type { Heartbeat } from '../../contract/generated/xllm_pb.js';
 import type { InstanceRecord } from '../../coordination/instance-record.ts';
-import type { InstanceLatency, InstanceLoad, InstanceView } from './cluster-view.ts';
+import type { InstanceView } from './cluster-view.ts';
 import { type Health, newHealth } from './instance-state.ts';
-
-/** What a heartbeat tells. */
-export interface Beat {
-  readonly load: InstanceLoad;
-  readonly latency: InstanceLatency;
-  readonly stepTime: StepTimeModel | null;
-  readonly stalledMs: number;
-  readonly isDraining: boolean;
-  /** Submissions of this replica that the load includes, counted since its connection began. */
-  readonly numSubmits: number;
-}
-
-const noLoad: InstanceLoad = {
-  numRunning: 0,
-  numWaiting: 0,
-  numQueuedTokens: 0,
-  numContextTokens: 0,
-  numKvBlocksUsed: 0,
-};
-const noLatency: InstanceLatency = { maxTtftMs: 0, maxTokenGapMs: 0 };
+import { LoadJournal } from './load-journal.ts';
 
 export class Instance {
   record: InstanceRecord;
   health: Health;
-  #load = noLoad;
-  #latency = noLatency;
-  #stepTime: StepTimeModel | null;
+  #journal = new LoadJournal();
+  #beat: Heartbeat | null = null;
   #isConnected = false;
-  #isDraining = false;
-  #numInFlight = 0;
-  /** Prompt tokens of each submission that no heartbeat has shown yet, in order. */
-  #unreported: number[] = [];
-  /** Submissions that heartbeats have shown. */
-  #numReported = 0;
 
   constructor(record: InstanceRecord, nowMs: number) {
     this.record = record;
     this.health = newHealth(nowMs);
-    this.#stepTime = record.stepTime;
   }
 
   get isSchedulable(): boolean {
-    return this.health.state !== 'SUSPECT' && this.#isConnected && !this.#isDraining;
+    return this.health.state !== 'SUSPECT' && this.#isConnected && !this.isDraining;
   }
 
   get isDraining(): boolean {
-    return this.#isDraining;
+    return this.#beat?.status?.draining ?? false;
   }
 
-  setConnected(isConnected: boolean): void {
-    this.#isConnected = isConnected;
-    // Counts begin anew with each connection, and what ran on the last one has ended with it.
-    this.#unreported = [];
-    this.#numReported = 0;
-    this.#numInFlight = 0;
+  get isConnected(): boolean {
+    return this.#isConnected;
   }
 
-  take({ load, latency, stepTime, isDraining, numSubmits }: Beat): void {
-    this.#load = load;
-    this.#latency = latency;
-    this.#stepTime = stepTime ?? this.#stepTime;
-    this.#isDraining = isDraining;
-    if (numSubmits <= this.#numReported) return;
-    this.#unreported.splice(0, numSubmits - this.#numReported);
-    this.#numReported = numSubmits;
+  get beat(): Heartbeat | null {
+    return this.#beat;
   }
 
-  sent(numPromptTokens: number): void {
-    this.#numInFlight++;
-    this.#unreported.push(numPromptTokens);
+  /** The engine counts anew with each connection, and what ran on the last one has ended with it. */
+  connected(): LoadJournal {
+    this.#isConnected = true;
+    this.#journal = new LoadJournal();
+    return this.#journal;
   }
 
-  ended(): void {
-    this.#numInFlight = Math.max(0, this.#numInFlight - 1);
+  disconnected(): void {
+    this.#isConnected = false;
+  }
+
+  take(beat: Heartbeat, nowMs: number): void {
+    this.#beat = beat;
+    if (beat.status) this.#journal.report(beat.status, Number(beat.numSubmits), nowMs);
   }
 
   view(nowMs: number, numCachedBlocks: number): InstanceView {
-    const { name, incarnation, address, build, model, roles, numericsId, kvLayout, capacity } = this.record;
+    const { name, incarnation, address, build, model, roles, numericsId, kvLayout, capacity, stepTime } = this.record;
     return {
       name,
       incarnation,
@@ -91,19 +61,16 @@ export class Instance {
       state: this.health.state,
       isSchedulable: this.isSchedulable,
       isConnected: this.#isConnected,
-      isDraining: this.#isDraining,
+      isDraining: this.isDraining,
       numericsId,
       kvLayout,
       capacity,
-      load: this.#load,
-      latency: this.#latency,
-      unreported: {
-        numRequests: this.#unreported.length,
-        numPromptTokens: this.#unreported.reduce((sum, numTokens) => sum + numTokens, 0),
-      },
+      ...this.#journal.view(),
+      latency: { maxTtftMs: this.#beat?.maxTtftMs ?? 0, maxTokenGapMs: this.#beat?.maxTokenGapMs ?? 0 },
       numCachedBlocks,
-      numInFlight: this.#numInFlight,
-      stepTime: this.#stepTime,
+      numInFlight: this.#journal.numInFlight,
+      stepTime: this.#beat?.status?.stepTime ?? stepTime,
+      stalledMs: this.health.stalledMs,
       silentMs: Math.max(0, nowMs - this.health.lastHeardMs),
     };
   }

@@ -1,10 +1,12 @@
 // Owns the instances that a service replica knows, from registration to removal, and the view that routing gets. Pure:
 // what happens is told to it, with the time; what is to be done about it is what its methods return.
+import type { Heartbeat } from '../../contract/generated/xllm_pb.js';
 import type { InstanceRecord } from '../../coordination/instance-record.ts';
 import type { ClusterView, InstanceState } from './cluster-view.ts';
-import { type Beat, Instance } from './instance.ts';
-import { defaultHealthLimits, type HealthEvent, type HealthLimits, nextHealth } from './instance-state.ts';
+import { Instance } from './instance.ts';
+import { defaultHealthLimits, type Health, type HealthEvent, type HealthLimits, nextHealth } from './instance-state.ts';
 import { type KvEvents, KvIndex } from './kv-index.ts';
+import type { LoadJournal } from './load-journal.ts';
 
 export type RegistryChange =
   /** Connect to it. */
@@ -16,6 +18,7 @@ export type RegistryChange =
       readonly record: InstanceRecord;
       readonly from: InstanceState;
       readonly to: InstanceState;
+      readonly reason: string;
     };
 
 /** One life of one instance. Whatever names another life changes nothing. */
@@ -60,11 +63,11 @@ export class Registry {
     return this.#advance(instance, { type: 'unregistered', answered }, nowMs);
   }
 
-  heartbeat(life: LifeId, beat: Beat, nowMs: number): RegistryChange[] {
+  heartbeat(life: LifeId, beat: Heartbeat, nowMs: number): RegistryChange[] {
     const instance = this.#find(life);
-    if (!instance) return [];
-    instance.take(beat);
-    return this.#advance(instance, { type: 'heartbeat', stalledMs: beat.stalledMs }, nowMs);
+    if (!instance || beat.incarnation !== life.incarnation) return [];
+    instance.take(beat, nowMs);
+    return this.#advance(instance, { type: 'heartbeat', stalledMs: beat.status?.stalledMs ?? 0 }, nowMs);
   }
 
   /** False: some events before these are missing, or the life is not known. */
@@ -77,18 +80,16 @@ export class Registry {
     return this.#index.numberOf(name);
   }
 
-  connected(life: LifeId, isConnected: boolean): void {
-    this.#find(life)?.setConnected(isConnected);
+  /** Where what is sent over the new connection is to be written down; null: the life is not known. */
+  connected(life: LifeId): LoadJournal | null {
+    return this.#find(life)?.connected() ?? null;
   }
 
-  /** A request goes there. */
-  sent(life: LifeId, numPromptTokens: number): void {
-    this.#find(life)?.sent(numPromptTokens);
-  }
-
-  /** A request that went there has ended. */
-  ended(life: LifeId): void {
-    this.#find(life)?.ended();
+  /** One that drains and is not listed any more has left in good order. */
+  disconnected(life: LifeId): RegistryChange[] {
+    const instance = this.#find(life);
+    instance?.disconnected();
+    return instance?.isDraining && !instance.health.isLeased ? this.#remove(instance, 'it has drained and left') : [];
   }
 
   /** To be called every `tickMs`. */
@@ -107,9 +108,11 @@ export class Registry {
     return this.#instances.get(name)?.record ?? null;
   }
 
-  /** Names that the coordinator is taken to list. */
-  listedNames(): string[] {
-    return [...this.#instances.values()].filter(({ health }) => health.isLeased).map(({ record }) => record.name);
+  /** The latest heartbeat of each instance that is connected. */
+  beats(): { readonly name: string; readonly beat: Heartbeat | null }[] {
+    return [...this.#instances.values()]
+      .filter(({ isConnected }) => isConnected)
+      .map(({ record, beat }) => ({ name: record.name, beat }));
   }
 
   view(nowMs: number): ClusterView {
@@ -131,12 +134,26 @@ export class Registry {
     if (!after) return this.#remove(instance, 'it has been silent for too long');
     instance.health = after;
     if (after.state === before.state) return [];
-    return [{ kind: 'state', record: instance.record, from: before.state, to: after.state }];
+    const change = { kind: 'state', record: instance.record, from: before.state, to: after.state } as const;
+    return [{ ...change, reason: reasonOf(after, nowMs, this.#limits) }];
   }
 
   #remove({ record }: Instance, reason: string): RegistryChange[] {
     this.#instances.delete(record.name);
     this.#index.remove(record.name);
     return [{ kind: 'left', record, reason }];
+  }
+}
+
+function reasonOf(health: Health, nowMs: number, limits: HealthLimits): string {
+  switch (health.state) {
+    case 'ACTIVE':
+      return 'it is registered and answers';
+    case 'LEASE_LOST':
+      return 'the coordinator does not list it, but it answers';
+    case 'SUSPECT':
+      return health.stalledMs > limits.stalledMs
+        ? `it has work but has finished no step for ${Math.round(health.stalledMs)} ms`
+        : `nothing was heard of it for ${Math.round(nowMs - health.lastHeardMs)} ms`;
   }
 }

@@ -113,7 +113,8 @@ export class Generation {
   }
 
   async #submitAll(engine: EngineClient): Promise<void> {
-    const { n, seeds, model, sampling, priority, offline, cacheSalt, timeoutMs } = this.#plan;
+    const { n, seeds, model, sampling, priority, offline, cacheSalt, sessionKey, timeoutMs } = this.#plan;
+    const { ttftSloMs, tpotSloMs } = this.#plan;
     const results = await Promise.allSettled(
       this.#prompts.map(async (state, index) => {
         if (!this.#needsEngine(state.plan)) return null;
@@ -129,6 +130,9 @@ export class Generation {
             offline,
             cacheSalt,
             deadlineMs: timeoutMs,
+            sessionKey,
+            ttftSloMs,
+            tpotSloMs,
           },
           (delta) => this.#receive(index, delta),
         );

@@ -25,6 +25,8 @@ export interface GenerationPlan {
   readonly priority: number;
   readonly offline: boolean;
   readonly cacheSalt: string;
+  /** '': none. */
+  readonly sessionKey: string;
   /** 0: none. */
   readonly timeoutMs: number;
   /** 0: none. */

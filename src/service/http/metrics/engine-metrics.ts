@@ -2,6 +2,7 @@
 // Names as in vLLM's docs/design/metrics.md where it has the figure, else xllm:*.
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { StatusReply } from '../../../contract/generated/xllm_pb.js';
+import type { InstanceStatus } from '../../engine-client.ts';
 
 const LABELS = ['model_name', 'engine'] as const;
 type Label = (typeof LABELS)[number];
@@ -41,6 +42,13 @@ const figures: Readonly<Record<string, Figure>> = {
   'xllm:engine_event_loop_cpu_seconds_per_step': gauge('The same per step, over the life of the engine.', (s) =>
     s.steps === 0n ? 0 : Number(s.eventLoopCpuUs) / Number(s.steps) / 1e6,
   ),
+  'xllm:step_time_prediction_error': gauge(
+    'Running mean of |predicted - measured| / measured of step times.',
+    (s) => s.stepTime?.error ?? 0,
+  ),
+  'xllm:queued_prompt_tokens': gauge('Tokens that wait or are in prefill and are not computed yet.', (s) =>
+    Number(s.numQueuedTokens),
+  ),
   'xllm:engine_compute_seconds_total': counter('Time spent computing steps.', (s) => s.computeUs, 1e-6),
   'xllm:engine_stalled_seconds': gauge('Time since the last step while work is pending.', (s) => s.stalledMs / 1000),
   'xllm:kv_cache_bytes': gauge('Size of the KV pool.', (s) => Number(s.kvBytes)),
@@ -53,7 +61,7 @@ export class EngineMetrics {
   readonly #up: Gauge<Label>;
   readonly #graphModes: Counter<Label | 'mode'>;
   readonly #pages: Gauge<Label | 'state'>;
-  /** By metric and label: the engine's own total, last seen. */
+  /** By engine, metric and label: the engine's own total, last seen. */
   readonly #seen = new Map<string, number>();
 
   constructor(registry: Registry) {
@@ -78,18 +86,25 @@ export class EngineMetrics {
     });
   }
 
-  /** null: no engine answers. Its gauges then say 0, its counters keep what they have. */
-  update(model: string, status: StatusReply | null): void {
-    const labels = { model_name: model, engine: '0' };
+  /** One status per engine; null: it does not answer. Its gauges then say 0, its counters keep what they have. */
+  update(nameOf: (model: string) => string, statuses: readonly InstanceStatus[]): void {
+    this.#up.reset();
+    this.#pages.reset();
+    // The one engine that is expected is down, and not unheard of.
+    if (statuses.length === 0) this.#updateOne(nameOf(''), '0', null);
+    for (const { instance, model, status } of statuses) this.#updateOne(nameOf(model), engineLabel(instance), status);
+  }
+
+  #updateOne(model: string, engine: string, status: StatusReply | null): void {
+    const labels = { model_name: model, engine };
     this.#up.set(labels, status ? 1 : 0);
     for (const { gauge, figure } of this.#gauges) gauge.set(labels, status ? figure.read(status) : 0);
-    this.#pages.reset();
     if (!status) return;
     for (const { name, counter, figure } of this.#counters) {
-      counter.inc(labels, this.#increase(name, figure.read(status)));
+      counter.inc(labels, this.#increase(`${engine} ${name}`, figure.read(status)));
     }
     for (const [mode, steps] of Object.entries(status.graphModeSteps)) {
-      this.#graphModes.inc({ ...labels, mode }, this.#increase(`mode ${mode}`, Number(steps)));
+      this.#graphModes.inc({ ...labels, mode }, this.#increase(`${engine} mode ${mode}`, Number(steps)));
     }
     for (const [state, pages] of Object.entries(status.pageStates)) {
       this.#pages.set({ ...labels, state }, Number(pages));
@@ -102,4 +117,9 @@ export class EngineMetrics {
     this.#seen.set(name, total);
     return total >= seen ? total - seen : total;
   }
+}
+
+/** vLLM numbers its engines: `engine-3` is engine 3; other names stay. */
+function engineLabel(instance: string): string {
+  return /^engine-(\d+)$/.exec(instance)?.[1] ?? instance;
 }

@@ -1,7 +1,7 @@
 // Owns GET /metrics: the service's own figures, and the engine's as of now.
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { HttpContext } from '../context.ts';
-import { statusInTime } from '../health/status.ts';
+import { statusesInTime } from '../health/status.ts';
 import { EngineMetrics } from './engine-metrics.ts';
 
 /** A registry with what any process reports about itself. */
@@ -48,7 +48,7 @@ export class MetricsPage {
 
   async render(): Promise<string> {
     const { engine, models } = this.#context;
-    this.#engine.update(models.primaryName, await statusInTime(engine));
+    this.#engine.update((model) => models.nameOf(model), await statusesInTime(engine));
     return this.#registry.metrics();
   }
 }

@@ -62,6 +62,11 @@ export const samplingFields = {
     .max(limits.cacheSaltChars)
     .nullish()
     .describe('Cached prefixes are shared only between requests of equal salt.'),
+  session_id: z
+    .string()
+    .max(limits.cacheSaltChars)
+    .nullish()
+    .describe('Requests of one session prefer one instance; the header x-session-id says the same.'),
   ttft_slo_ms: z
     .number()
     .gt(0)

@@ -1,0 +1,79 @@
+// Owns the prediction of what a request would meet at an instance: time to its first token, time per later one. Pure.
+import { predictPrefillMs, predictStepMs, type StepTimeModel } from '../../common/step-time.ts';
+import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
+import type { Candidate, RoutingRequest } from './policy.ts';
+
+/** Of an instance that has said nothing: a small model on a CPU. Comparisons need some scale. */
+const unknownStepTime: StepTimeModel = { constantMs: 5, tokenMs: 1, seqMs: 0.3, contextMs: 1e-3, pairMs: 0 };
+/** Tokens that a running sequence has still to go, as a guess: how long lengths are is not known beforehand. */
+const guessedTokensLeft = 64;
+
+export interface Prediction {
+  readonly ttftMs: number;
+  readonly stepMs: number;
+}
+
+/** `cachedTokens` of the prompt need not be computed. */
+export function predict(instance: InstanceView, request: RoutingRequest, cachedTokens: number): Prediction {
+  const model = instance.stepTime ?? unknownStepTime;
+  const { load, unreported, capacity } = instance;
+  const { numPromptTokens, numSeqs } = request;
+  const numDecoding = load.numRunning;
+  const numQueuedTokens = load.numQueuedTokens + unreported.numPromptTokens;
+  const decode = {
+    numTokens: numDecoding,
+    numSeqs: numDecoding,
+    contextTokens: load.numContextTokens,
+    attendedPairs: load.numContextTokens,
+  };
+  // Steps hold the running decodes and, in what is left of the budget, prompts in order of arrival.
+  const budget = Math.max(1, capacity.maxNumBatchedTokens - numDecoding);
+  const numOwnTokens = Math.max(1, numPromptTokens - cachedTokens);
+  const numSteps = Math.ceil((numQueuedTokens + numOwnTokens) / budget);
+  const decodeShareMs = predictStepMs(model, decode) - model.constantMs;
+  const ownMs = predictPrefillMs(model, numPromptTokens - numOwnTokens, numPromptTokens, budget);
+  const queuedSteps = Math.max(0, numSteps - Math.ceil(numOwnTokens / budget));
+  const queuedMs = numQueuedTokens * model.tokenMs + queuedSteps * (model.constantMs + model.seqMs);
+  const isBusy = numDecoding + load.numWaiting + numQueuedTokens > 0;
+  // A step under way has to end first: half of it on average.
+  const currentMs = isBusy ? (predictStepMs(model, decode) + Math.min(numQueuedTokens, budget) * model.tokenMs) / 2 : 0;
+  const stepMs = predictStepMs(model, {
+    numTokens: numDecoding + numSeqs,
+    numSeqs: numDecoding + numSeqs,
+    contextTokens: load.numContextTokens + numSeqs * numPromptTokens,
+    attendedPairs: load.numContextTokens + numSeqs * numPromptTokens,
+  });
+  const numBefore = numDecoding + load.numWaiting + unreported.numRequests;
+  const numTooMany = Math.max(0, numBefore + 1 - capacity.maxNumSeqs);
+  const seatMs = (numTooMany * guessedTokensLeft * stepMs) / Math.max(1, capacity.maxNumSeqs);
+  return { ttftMs: currentMs + queuedMs + numSteps * decodeShareMs + ownMs + seatMs, stepMs };
+}
+
+/** Instances that could take the request, with what is expected there. `factorOf`: correction learned from live requests. */
+export function candidatesOf(
+  request: RoutingRequest,
+  view: ClusterView,
+  excluded: ReadonlySet<string>,
+  factorOf: (instance: string) => number,
+): Candidate[] {
+  const able = view.instances.filter((instance) => canTake(instance, request) && !excluded.has(instance.name));
+  // Digests cost a millisecond for every few thousand tokens: where there is no choice they decide nothing.
+  const matches = able.length > 1;
+  return able.map((instance) => {
+    const { capacity, load } = instance;
+    const numMatched = matches ? view.prefixBlocks(instance.name, request.digestsFor(instance)) : 0;
+    // The last token is always computed: its logits are wanted.
+    const cachedTokens = Math.min(numMatched * capacity.blockTokens, request.numPromptTokens - 1);
+    const { ttftMs, stepMs } = predict(instance, request, cachedTokens);
+    const numBlocks = (numTokens: number) => Math.ceil(numTokens / capacity.blockTokens);
+    const numNeeded = numBlocks(request.numPromptTokens - cachedTokens) + request.numSeqs;
+    const hasMemory = numNeeded <= capacity.numKvBlocks - load.numKvBlocksUsed;
+    return { instance, cachedTokens, ttftMs: ttftMs * factorOf(instance.name), stepMs, hasMemory };
+  });
+}
+
+function canTake({ isSchedulable, model, roles, capacity }: InstanceView, request: RoutingRequest): boolean {
+  // The service checks lengths against one instance: another one may hold less.
+  const fits = request.numPromptTokens + request.maxTokens <= capacity.maxModelLen;
+  return isSchedulable && model === request.model && roles.includes('mix') && fits;
+}
