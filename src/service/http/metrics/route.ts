@@ -48,7 +48,7 @@ export class MetricsPage {
 
   async render(): Promise<string> {
     const { engine, models } = this.#context;
-    this.#engine.update((model) => models.nameOf(model), await statusesInTime(engine));
+    this.#engine.update(models, await statusesInTime(engine));
     return this.#registry.metrics();
   }
 }
