@@ -44,7 +44,13 @@ export async function service(options: ServiceOptions, [modelSpec]: readonly str
   const text = await createTextService(found.path);
   const names = options.servedModelName.length > 0 ? options.servedModelName : [found.name];
   const defaults = await readGenerationDefaults(found.path);
-  const http = createHttpServer({ engine, text, log, config: httpConfigOf(options, names, apiKeys, () => defaults) });
+  const http = createHttpServer({
+    engine,
+    routing: engine,
+    text,
+    log,
+    config: httpConfigOf(options, names, apiKeys, () => defaults),
+  });
   const close = async () => {
     await http.close();
     engine.close();

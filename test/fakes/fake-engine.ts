@@ -101,7 +101,7 @@ export class FakeEngine implements EngineClient {
   }
 
   async statuses(): Promise<readonly InstanceStatus[]> {
-    return this.#model ? [{ instance: 'fake-0', status: await this.status() }] : [];
+    return this.#model ? [{ instance: 'engine-0', status: await this.status() }] : [];
   }
 
   /** Ends as a process does that was killed: every choice fails, nothing is admitted until `restart`. */
