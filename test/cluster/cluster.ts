@@ -8,10 +8,11 @@ export interface Cluster extends TestServer {
   readonly pidOf: (name: string) => number | undefined;
 }
 
+/** On the timed device unless `args` say otherwise. */
 export async function startCluster(numInstances: number, ...args: readonly string[]): Promise<Cluster> {
   const server = await startServer([
     '--device',
-    'timed',
+    args.includes('--device') ? (args[args.indexOf('--device') + 1] ?? '') : 'timed',
     '--instances',
     String(numInstances),
     '--log-level',

@@ -48,7 +48,7 @@ test('each decision can be explained, and every instance had its share', async (
     policy: expect.any(String) as unknown,
     reason: expect.any(String) as unknown,
   });
-  expect((events[0]?.detail['candidates'] as unknown[]).length).toBe(4);
+  expect(events[0]?.detail['candidates']).toHaveLength(4);
   const metrics = await (await fetch(`${cluster.url}/metrics`)).text();
   for (const engine of [0, 1, 2, 3])
     expect(metrics).toMatch(new RegExp(`routing_decisions_total\\{engine="${engine}"`));
