@@ -62,7 +62,10 @@ export function addCommand(parent: Command, spec: CommandSpec<z.ZodObject>, allK
       { flags: rest, environment: process.env, configFile: (config as string | undefined) ?? process.env.XLLM_CONFIG },
       allKeys,
     );
-    const args = values.slice(0, spec.args.length).flatMap((value) => (typeof value === 'string' ? [value] : []));
+    const args = values
+      .slice(0, spec.args.length)
+      .flat()
+      .flatMap((value) => (typeof value === 'string' ? [value] : []));
     await spec.run(options, args);
   });
 }

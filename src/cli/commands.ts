@@ -47,9 +47,13 @@ export const commands: readonly CommandSpec<z.ZodObject>[] = [
   defineCommand({
     name: 'service',
     about: 'Serve HTTP alone; engines register with it.',
-    args: [model],
+    args: [{ name: '[models...]', about: 'Models to expect (default: those that engines bring).' }],
     schema: commandOptions.service,
-    examples: ['xllm service --listen 127.0.0.1:8100', 'xllm service ./model-folder --port 9000'],
+    examples: [
+      'xllm service --listen 127.0.0.1:8100',
+      'xllm service ./model-folder smollm2-135m-instruct --port 9000',
+      'xllm service --coordinator etcd://10.0.0.5:2379/team-a',
+    ],
     run: async (options, args) => (await import('./service.ts')).service(options, args),
   }),
   defineCommand({
@@ -57,7 +61,11 @@ export const commands: readonly CommandSpec<z.ZodObject>[] = [
     about: 'Compute alone; registers with a service.',
     args: [model],
     schema: commandOptions.engine,
-    examples: ['xllm engine --coordinator 127.0.0.1:8100', 'xllm engine ./model.gguf --threads 8 --name engine-1'],
+    examples: [
+      'xllm engine --coordinator 127.0.0.1:8100',
+      'xllm engine ./model.gguf --threads 8 --name engine-1',
+      'xllm engine --coordinator etcd://10.0.0.5:2379/team-a --listen 10.0.0.7:8200 --cluster-token-file token',
+    ],
     run: async (options, args) => (await import('./engine.ts')).engine(options, args),
   }),
 ];

@@ -41,7 +41,8 @@ export interface EngineChildAddresses {
 export function spawnEngine(options: OptionValues, addresses: EngineChildAddresses): ChildProcess {
   const { modelPath, modelName, listen, coordinator } = addresses;
   const flags = flagsOf({ ...options, listen, coordinator, modelName, supervised: true });
-  const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'XLLM_API_KEY'));
+  // Its options are all in its flags; keys, tokens and other processes' options are none of its business.
+  const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('XLLM_')));
   return spawn(process.execPath, [entry, 'engine', modelPath, ...flags], {
     stdio: ['pipe', 'inherit', 'inherit'],
     env: environment,

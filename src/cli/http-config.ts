@@ -1,5 +1,5 @@
 // Owns the translation of command line options into the HTTP side's configuration.
-import type { GenerationDefaults, HttpConfig } from '../service/http/config.ts';
+import type { HttpConfig } from '../service/http/config.ts';
 import type { ServiceOptions } from './config/options.ts';
 
 export type HttpOptions = Pick<ServiceOptions, 'host' | 'port' | 'corsOrigin' | 'requestTimeoutS'>;
@@ -8,7 +8,6 @@ export function httpConfigOf(
   { host, port, corsOrigin, requestTimeoutS }: HttpOptions,
   servedModelNames: readonly string[],
   apiKeys: readonly string[],
-  generationDefaults: () => GenerationDefaults,
 ): Partial<HttpConfig> {
   return {
     host,
@@ -16,7 +15,6 @@ export function httpConfigOf(
     servedModelNames,
     apiKeys,
     corsOrigins: corsOrigin,
-    generationDefaults,
     requestTimeoutMs: requestTimeoutS * 1_000,
   };
 }

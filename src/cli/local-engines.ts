@@ -12,6 +12,7 @@ import type { EngineModel } from '../service/engine-client.ts';
 import { EnginePool } from '../service/engines/engine-pool.ts';
 import { RoutedEngine, type RoutingOptions } from '../service/engines/routed-engine.ts';
 import { Supervisor } from '../service/engines/supervisor.ts';
+import { defaultHealthLimits } from '../service/registry/instance-state.ts';
 import { Watchdog, type WatchdogLimits } from '../service/engines/watchdog.ts';
 import { type OptionValues, spawnEngine } from './engine-child.ts';
 
@@ -83,7 +84,7 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
   const pool = new EnginePool({
     coordinator,
     replica: `service-${process.pid}`,
-    limits: { suspectMs, stallMs },
+    limits: { ...defaultHealthLimits, silentMs: suspectMs, stalledMs: stallMs },
     events: {
       onReady: (model) => {
         const child = childOf(model.instance);
@@ -97,16 +98,18 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
         if (!closing) log.warn(`lost ${name}: ${reason}`);
       },
       onSuspect: ({ name }, reason) => log.warn(`${name} is suspect: ${reason}`),
+      onIgnored: (key, why) => log.warn(`${key} is no registration: ${why}`),
     },
   });
   const engine = new RoutedEngine(pool, monotonicClock, options.routing);
   const poll = setInterval(() => {
+    const { instances } = pool.view();
     for (const { name, supervisor, watchdog, isUp } of children) {
       if (!isUp) continue;
       // Not connected is not answering: a stopped process loses its connection and its lease as well.
-      const connection = pool.connection(name);
-      const isSilent = !connection?.model || connection.silentMs > suspectMs;
-      const stalledMs = isSilent ? null : (connection.journal.status?.stalledMs ?? 0);
+      const instance = instances.find((candidate) => candidate.name === name);
+      const isSilent = !instance?.isConnected || instance.silentMs > suspectMs;
+      const stalledMs = isSilent ? null : instance.stalledMs;
       if (watchdog.judge(stalledMs, performance.now()) === 'alive') continue;
       log.error(`${name} makes no progress; killing it`, { pid: supervisor.pid });
       supervisor.kill();
@@ -128,7 +131,7 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
       pool.close();
       await Promise.all(children.map(({ supervisor }) => supervisor.stop(graceMs)));
       server.close();
-      coordinator.close();
+      await coordinator.close();
       removeFolder();
       process.off('exit', removeFolder);
     },

@@ -4,7 +4,7 @@ import { isRefusal, XllmError } from '../common/errors.ts';
 import { createLog } from '../common/log.ts';
 import { SamplingSchema } from '../contract/generated/xllm_pb.js';
 import type { EngineDelta } from '../service/engine-client.ts';
-import { defaultHealthLimits } from '../service/engines/engine-pool.ts';
+import { defaultHealthLimits } from '../service/registry/instance-state.ts';
 import { defaultRouting } from '../service/engines/routed-engine.ts';
 import { createTextService } from '../service/text/create-text-service.ts';
 import type { TextService } from '../service/text/text-service.ts';
@@ -26,8 +26,8 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
     engineOptions: options,
     numInstances: 1,
     routing: defaultRouting,
-    suspectMs: defaultHealthLimits.suspectMs,
-    stallMs: defaultHealthLimits.stallMs,
+    suspectMs: defaultHealthLimits.silentMs,
+    stallMs: defaultHealthLimits.stalledMs,
     log,
   });
   local.start();

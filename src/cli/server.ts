@@ -53,9 +53,9 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     const http = createHttpServer({
       engine: local.engine,
       routing: local.engine,
-      text,
+      assetsOf: () => ({ text, defaults }),
       log,
-      config: httpConfigOf(options, modelNames, apiKeys, () => defaults),
+      config: httpConfigOf(options, modelNames, apiKeys),
     });
     closers.push(() => http.close());
     // The port is taken before the engine starts: a conflict is found at once.

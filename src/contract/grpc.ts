@@ -1,4 +1,5 @@
 // Owns the bridge between protobuf-es descriptors and grpc-js: typed handlers on one side, typed calls on the other.
+import { timingSafeEqual } from 'node:crypto';
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf';
 import type { GenService, GenServiceMethods } from '@bufbuild/protobuf/codegenv2';
 import * as grpc from '@grpc/grpc-js';
@@ -6,6 +7,17 @@ import { type Address, channelOptions } from './protocol.ts';
 
 type In<M> = M extends { input: infer I extends DescMessage } ? MessageShape<I> : never;
 type Out<M> = M extends { output: infer O extends DescMessage } ? MessageShape<O> : never;
+
+/** How the two ends of a connection know each other. Nothing: whoever can reach the address may call. */
+export interface ContractSecurity {
+  /** Shared by every process of a cluster; sent with each call as `authorization: Bearer TOKEN`. */
+  readonly token?: string | undefined;
+  /** PEM. A server needs both, a client neither. */
+  readonly cert?: Buffer | undefined;
+  readonly key?: Buffer | undefined;
+  /** PEM of the authority that signed the server's certificate: what makes a client use TLS. */
+  readonly ca?: Buffer | undefined;
+}
 
 /** What a streaming handler writes to. */
 export interface ReplyStream<T> {
@@ -71,6 +83,11 @@ function replyStream<T>(
 /** A gRPC server. `listen` resolves with the bound address (a port of 0 is replaced by the real one). */
 export class ContractServer {
   readonly #server = new grpc.Server(channelOptions);
+  readonly #security: ContractSecurity;
+
+  constructor(security: ContractSecurity = {}) {
+    this.#security = security;
+  }
 
   add<S extends GenServiceMethods>(service: GenService<S>, handlers: Handlers<S>): void {
     const untyped = handlers as unknown as Record<string, (...args: unknown[]) => unknown>;
@@ -83,6 +100,10 @@ export class ContractServer {
           call: grpc.ServerUnaryCall<object, object>,
           callback: grpc.sendUnaryData<object>,
         ) => {
+          if (!this.#isKnown(call.metadata)) {
+            callback(unauthenticated);
+            return;
+          }
           Promise.resolve()
             .then(() => handler(call.request))
             .then(
@@ -92,10 +113,15 @@ export class ContractServer {
         };
       } else if (method.methodKind === 'server_streaming') {
         implementation[method.localName] = (call: grpc.ServerWritableStream<object, object>) => {
-          handler(call.request, replyStream(call));
+          if (this.#isKnown(call.metadata)) handler(call.request, replyStream(call));
+          else call.emit('error', unauthenticated);
         };
       } else {
         implementation[method.localName] = (call: grpc.ServerDuplexStream<object, object>) => {
+          if (!this.#isKnown(call.metadata)) {
+            call.emit('error', unauthenticated);
+            return;
+          }
           call.on('end', () => call.end());
           handler(
             { onMessage: (listener: (request: unknown) => void) => call.on('data', listener) },
@@ -110,7 +136,7 @@ export class ContractServer {
   /** Rejects when the address is taken or cannot be bound. */
   listen(address: Address): Promise<Address> {
     return new Promise((resolve, reject) => {
-      this.#server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, port) => {
+      this.#server.bindAsync(address, this.#credentials(address), (error, port) => {
         if (error) reject(error);
         else resolve(address.startsWith('unix:') ? address : address.replace(/:\d+$/, `:${port}`));
       });
@@ -121,7 +147,29 @@ export class ContractServer {
   close(): void {
     this.#server.forceShutdown();
   }
+
+  #credentials(address: Address): grpc.ServerCredentials {
+    const { cert, key } = this.#security;
+    // A unix socket is private by its folder.
+    if (!cert || !key || address.startsWith('unix:')) return grpc.ServerCredentials.createInsecure();
+    return grpc.ServerCredentials.createSsl(null, [{ cert_chain: cert, private_key: key }]);
+  }
+
+  #isKnown(metadata: grpc.Metadata): boolean {
+    const { token } = this.#security;
+    if (token === undefined) return true;
+    const given = Buffer.from(String(metadata.get('authorization')[0] ?? ''));
+    const wanted = Buffer.from(bearer(token));
+    return given.length === wanted.length && timingSafeEqual(given, wanted);
+  }
 }
+
+const unauthenticated = {
+  code: grpc.status.UNAUTHENTICATED,
+  details: 'the cluster token is missing or wrong: give both sides the same --cluster-token-file',
+};
+
+const bearer = (token: string) => `Bearer ${token}`;
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
@@ -148,10 +196,21 @@ export type ClientOf<T> = T extends GenService<infer S> ? ContractClient<S> : ne
 export class ContractClient<S extends GenServiceMethods> {
   readonly #client: grpc.Client;
   readonly #definition: grpc.ServiceDefinition;
+  readonly #token: string | undefined;
 
-  constructor(service: GenService<S>, address: Address) {
+  constructor(service: GenService<S>, address: Address, { token, ca }: ContractSecurity = {}) {
     this.#definition = definitionOf(service);
-    this.#client = new grpc.Client(address, grpc.credentials.createInsecure(), channelOptions);
+    this.#token = token;
+    // A unix socket is private by its folder.
+    const isSecure = ca !== undefined && !address.startsWith('unix:');
+    const credentials = isSecure ? grpc.credentials.createSsl(ca) : grpc.credentials.createInsecure();
+    this.#client = new grpc.Client(address, credentials, channelOptions);
+  }
+
+  #metadata(): grpc.Metadata {
+    const metadata = new grpc.Metadata();
+    if (this.#token !== undefined) metadata.set('authorization', bearer(this.#token));
+    return metadata;
   }
 
   #method(name: keyof S): grpc.MethodDefinition<object, object> {
@@ -169,7 +228,7 @@ export class ContractClient<S extends GenServiceMethods> {
         method.requestSerialize,
         method.responseDeserialize,
         request as object,
-        new grpc.Metadata(),
+        this.#metadata(),
         { deadline: Date.now() + deadlineMs },
         (error, reply) => {
           if (error) reject(error);
@@ -192,6 +251,7 @@ export class ContractClient<S extends GenServiceMethods> {
       method.requestSerialize,
       method.responseDeserialize,
       request as object,
+      this.#metadata(),
     );
     return bind(call, onMessage as (message: object) => void, onEnd);
   }
@@ -202,7 +262,12 @@ export class ContractClient<S extends GenServiceMethods> {
     onEnd: (error: Error | null) => void,
   ): DuplexHandle<In<S[K]>> {
     const method = this.#method(name);
-    const call = this.#client.makeBidiStreamRequest(method.path, method.requestSerialize, method.responseDeserialize);
+    const call = this.#client.makeBidiStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      this.#metadata(),
+    );
     return {
       ...bind(call, onMessage as (message: object) => void, onEnd),
       write: (message) => {

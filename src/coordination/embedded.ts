@@ -1,89 +1,144 @@
-// Owns the embedded coordinator: a map with leases inside the one service process, and its face on the contract.
+// Owns the embedded coordinator: the key store inside the one service process, and its face on the contract.
 import { create } from '@bufbuild/protobuf';
-import { Coordination, HoldReplySchema } from '../contract/generated/xllm_pb.js';
+import { type Clock, monotonicClock } from '../common/clock.ts';
+import {
+  CompareAndSetReplySchema,
+  Coordination,
+  GetReplySchema,
+  HoldReplySchema,
+  KeyChangeSchema,
+  type WatchReply,
+  WatchReplySchema,
+} from '../contract/generated/xllm_pb.js';
 import type { ContractServer } from '../contract/grpc.ts';
-import type { Coordinator, HeldKey, WatchEvent } from './coordinator.ts';
+import type { Condition, Coordinator, Election, HeldKey, KeyValue, Leader, WatchEvent } from './coordinator.ts';
+import { Campaign, type ElectionStore, type LeasedKey } from './election.ts';
+import { KeyStore } from './key-store.ts';
 
-interface Entry {
-  value: Uint8Array;
-  holder: symbol;
-  expiry: NodeJS.Timeout | null;
-}
+export class EmbeddedCoordinator implements Coordinator, ElectionStore {
+  /** Counts from the time of day: a restarted store must not repeat its predecessor's revisions. */
+  readonly #store = new KeyStore(Date.now());
+  readonly #clock: Clock;
+  readonly #campaigns = new Set<Campaign>();
+  #timer: NodeJS.Timeout | null = null;
 
-interface Watcher {
-  readonly prefix: string;
-  readonly onEvent: (event: WatchEvent) => void;
-}
+  constructor(clock: Clock = monotonicClock) {
+    this.#clock = clock;
+  }
 
-export class EmbeddedCoordinator implements Coordinator {
-  readonly #entries = new Map<string, Entry>();
-  readonly #watchers = new Set<Watcher>();
-  #revision = 0;
-
+  /** Needs no lease: the store lives no longer than this process. */
   hold(key: string, value: Uint8Array): HeldKey {
-    const holder = Symbol(key);
-    this.#put(key, value, holder, null);
+    let revision = this.#store.write(key, value);
     return {
-      update: (next) => this.#put(key, next, holder, null),
-      release: () => this.#drop(key, holder),
+      update: (next) => {
+        if (this.#store.get(key)?.revision === revision) revision = this.#store.write(key, next);
+      },
+      release: async () => {
+        // A successor's key has another revision.
+        if (revision !== null) this.#store.write(key, null, [{ key, revision }]);
+      },
     };
   }
 
-  watch(prefix: string, onEvent: (event: WatchEvent) => void): () => void {
-    for (const [key, entry] of this.#entries) {
-      if (key.startsWith(prefix)) onEvent({ revision: this.#revision, key, value: entry.value });
-    }
-    const watcher = { prefix, onEvent };
-    this.#watchers.add(watcher);
-    return () => this.#watchers.delete(watcher);
+  watch(prefix: string, onEvent: (event: WatchEvent) => void, afterRevision?: number): () => void {
+    return this.#store.watch(prefix, onEvent, afterRevision);
   }
 
-  close(): void {
-    for (const entry of this.#entries.values()) if (entry.expiry) clearTimeout(entry.expiry);
-    this.#entries.clear();
-    this.#watchers.clear();
+  async get(key: string): Promise<KeyValue | null> {
+    return this.#store.get(key);
   }
 
-  /** Lets other processes hold keys. A key goes when its stream ends or is silent for its ttl. */
+  async compareAndSet(key: string, value: Uint8Array | null, conditions: readonly Condition[]): Promise<number | null> {
+    return this.#store.write(key, value, conditions);
+  }
+
+  async createLeased(key: string, value: Uint8Array): Promise<LeasedKey | null> {
+    const revision = this.#store.write(key, value, [{ key, revision: 0 }]);
+    if (revision === null) return null;
+    return {
+      revision,
+      release: async () => {
+        this.#store.write(key, null, [{ key, revision }]);
+      },
+    };
+  }
+
+  elect(key: string, candidate: string, ttlMs: number, onChange: (leader: Leader | null) => void): Election {
+    const campaign = new Campaign({ store: this, key, candidate, ttlMs, onChange });
+    this.#campaigns.add(campaign);
+    return campaign;
+  }
+
+  async close(): Promise<void> {
+    if (this.#timer) clearTimeout(this.#timer);
+    for (const campaign of this.#campaigns) await campaign.resign();
+  }
+
+  /** Lets other processes in. A key goes when its holder's stream ends or is silent for its ttl. */
   serve(server: ContractServer): void {
+    const store = this.#store;
     server.add(Coordination, {
       hold: (requests, stream) => {
-        const holder = Symbol('remote');
-        const held = new Set<string>();
-        requests.onMessage((request) => {
-          held.add(request.key);
-          this.#put(request.key, request.value, holder, request.ttlMs);
-          stream.write(create(HoldReplySchema, { revision: BigInt(this.#revision) }));
+        let lease: number | null = null;
+        requests.onMessage(({ key, value, ttlMs, createOnly }) => {
+          const nowMs = this.#clock.nowMs();
+          // A lease that ran out while its holder was stopped is granted anew: it has come back.
+          if (lease === null || !store.refresh(lease, nowMs)) lease = store.grant(Math.max(1, ttlMs), nowMs);
+          this.#arm();
+          const revision = this.#putHeld(key, value, lease, createOnly);
+          stream.write(create(HoldReplySchema, { revision: BigInt(revision ?? 0) }));
         });
         stream.onClose(() => {
-          for (const key of held) this.#drop(key, holder);
+          if (lease !== null) store.revoke(lease);
         });
+      },
+      watch: ({ prefix, afterRevision }, stream) => {
+        const after = afterRevision === undefined ? undefined : Number(afterRevision);
+        stream.onClose(store.watch(prefix, (event) => stream.write(messageOfEvent(event)), after));
+      },
+      get: ({ key }) => {
+        const found = store.get(key);
+        return create(GetReplySchema, found ? { found: changeOf(found) } : {});
+      },
+      compareAndSet: ({ key, value, conditions }) => {
+        const wanted = conditions.map((condition) => ({ key: condition.key, revision: Number(condition.revision) }));
+        return create(CompareAndSetReplySchema, { revision: BigInt(store.write(key, value ?? null, wanted) ?? 0) });
       },
     });
   }
 
-  #put(key: string, value: Uint8Array, holder: symbol, ttlMs: number | null): void {
-    const before = this.#entries.get(key);
-    if (before?.expiry) clearTimeout(before.expiry);
-    const expiry = ttlMs === null ? null : setTimeout(() => this.#drop(key, holder), ttlMs).unref();
-    this.#entries.set(key, { value, holder, expiry });
-    const isRefresh = before !== undefined && Buffer.compare(before.value, value) === 0;
-    if (!isRefresh) this.#publish(key, value);
+  /** A holder repeats its key with each refresh: what is there already is not written again. */
+  #putHeld(key: string, value: Uint8Array, lease: number, createOnly: boolean): number | null {
+    const before = this.#store.get(key);
+    if (before && this.#store.isUnder(key, lease) && Buffer.compare(before.value, value) === 0) return before.revision;
+    return this.#store.write(key, value, createOnly ? [{ key, revision: 0 }] : [], lease);
   }
 
-  /** Only the current holder may drop a key: a stale stream's end must not remove its successor's. */
-  #drop(key: string, holder: symbol): void {
-    const entry = this.#entries.get(key);
-    if (entry?.holder !== holder) return;
-    if (entry.expiry) clearTimeout(entry.expiry);
-    this.#entries.delete(key);
-    this.#publish(key, null);
+  /** One timer for whichever lease runs out next. */
+  #arm(): void {
+    if (this.#timer) return;
+    const next = this.#store.nextExpiryMs();
+    if (next === null) return;
+    const expire = () => {
+      this.#timer = null;
+      this.#store.expire(this.#clock.nowMs());
+      this.#arm();
+    };
+    this.#timer = setTimeout(expire, Math.max(1, next - this.#clock.nowMs())).unref();
   }
+}
 
-  #publish(key: string, value: Uint8Array | null): void {
-    this.#revision++;
-    for (const watcher of this.#watchers) {
-      if (key.startsWith(watcher.prefix)) watcher.onEvent({ revision: this.#revision, key, value });
-    }
-  }
+function changeOf({ key, value, revision }: KeyValue) {
+  return create(KeyChangeSchema, { key, value, revision: BigInt(revision) });
+}
+
+function messageOfEvent(event: WatchEvent): WatchReply {
+  const revision = BigInt(event.revision);
+  if (event.kind === 'snapshot')
+    return create(WatchReplySchema, { snapshot: true, revision, changes: event.entries.map(changeOf) });
+  if (event.kind === 'put') return create(WatchReplySchema, { revision, changes: [changeOf(event)] });
+  return create(WatchReplySchema, {
+    revision,
+    changes: [create(KeyChangeSchema, { key: event.key, revision, deleted: true })],
+  });
 }

@@ -1,6 +1,7 @@
 // Owns the service's view of an engine: submit token ids, get token ids. Implemented over the contract.
 import type { Refusal } from '../common/errors.ts';
 import type { Sampling, StatusReply } from '../contract/generated/xllm_pb.js';
+import type { ClusterView } from './registry/cluster-view.ts';
 
 export interface EngineModel {
   /** Served model name. */
@@ -73,14 +74,16 @@ export interface EngineHandle {
 }
 
 export interface EngineClient {
-  /** null while no engine is connected. */
-  readonly model: EngineModel | null;
+  /** Every model that a request sent now would be served by, in order of names. */
+  readonly models: readonly EngineModel[];
   /**
    * Resolves with a handle once the engine has admitted the request, or with its refusal. After admission every
    * choice ends with exactly one delta whose `finish` is set, also when the engine dies (finish 'error',
    * engine_lost).
    */
   submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
+  /** The instances behind it, as they are known now. */
+  view(): ClusterView;
   /** Status of the healthiest engine, as of now; null while none answers. */
   status(): Promise<StatusReply | null>;
   /** Of every engine that is connected, in order of names. */
@@ -89,6 +92,7 @@ export interface EngineClient {
 
 export interface InstanceStatus {
   readonly instance: string;
+  readonly model: string;
   /** null: it does not answer. */
   readonly status: StatusReply | null;
 }

@@ -13,6 +13,7 @@ import type {
   InstanceStatus,
   TokenLogprob,
 } from '../../src/service/engine-client.ts';
+import type { ClusterView } from '../../src/service/registry/cluster-view.ts';
 import { FAKE_VOCAB_SIZE, fakeTokens } from './fake-text.ts';
 
 export interface FakeEngineOptions {
@@ -57,8 +58,12 @@ export class FakeEngine implements EngineClient {
     this.#model = this.#newModel();
   }
 
-  get model(): EngineModel | null {
-    return this.#model;
+  get models(): readonly EngineModel[] {
+    return this.#model ? [this.#model] : [];
+  }
+
+  view(): ClusterView {
+    return { nowMs: 0, instances: [], prefixBlocks: () => 0 };
   }
 
   get numRunning(): number {
@@ -101,7 +106,7 @@ export class FakeEngine implements EngineClient {
   }
 
   async statuses(): Promise<readonly InstanceStatus[]> {
-    return this.#model ? [{ instance: 'engine-0', status: await this.status() }] : [];
+    return this.#model ? [{ instance: 'engine-0', model: this.#model.model, status: await this.status() }] : [];
   }
 
   /** Ends as a process does that was killed: every choice fails, nothing is admitted until `restart`. */

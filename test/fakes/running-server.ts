@@ -1,6 +1,6 @@
 // Owns an HTTP server on a free port with fakes behind it, for tests.
 import { createLog, type Log } from '../../src/common/log.ts';
-import type { HttpConfig } from '../../src/service/http/config.ts';
+import type { GenerationDefaults, HttpConfig } from '../../src/service/http/config.ts';
 import { createHttpServer, type HttpServer } from '../../src/service/http/server.ts';
 import { FakeEngine, type FakeEngineOptions } from './fake-engine.ts';
 import { FakeText, type FakeTextOptions } from './fake-text.ts';
@@ -19,6 +19,7 @@ export async function startServer(
     readonly engine?: FakeEngineOptions;
     readonly text?: FakeTextOptions;
     readonly config?: Partial<HttpConfig>;
+    readonly defaults?: GenerationDefaults;
   } = {},
 ): Promise<RunningServer> {
   const engine = new FakeEngine(options.engine);
@@ -32,7 +33,7 @@ export async function startServer(
   let nextSeed = 1n;
   const server = createHttpServer({
     engine,
-    text,
+    assetsOf: () => ({ text, defaults: options.defaults ?? {} }),
     log,
     config: { port: 0, ...options.config },
     randomSeed: () => nextSeed++,

@@ -221,7 +221,8 @@ describe('shutting down', () => {
     await using server = await startServer();
     const log = createLog({ format: 'json', level: 'silent' });
     const config = { port: Number(new URL(server.url).port) };
-    const second = createHttpServer({ engine: new FakeEngine(), text: new FakeText(), log, config });
+    const assetsOf = () => ({ text: new FakeText(), defaults: {} });
+    const second = createHttpServer({ engine: new FakeEngine(), assetsOf, log, config });
     await expect(second.listen()).rejects.toMatchObject({
       code: 'address_in_use',
       message: expect.stringContaining('--port') as unknown,

@@ -190,7 +190,7 @@ describe('refusals', () => {
 describe('what reaches the engine', () => {
   test('defaults: those of the model, else vLLM’s', async () => {
     await using server = await startServer({
-      config: { generationDefaults: () => ({ temperature: 0.25, topK: 7 }) },
+      defaults: { temperature: 0.25, topK: 7 },
     });
     await post(`${server.url}/v1/completions`, { prompt: 'abc' });
     await post(`${server.url}/v1/chat/completions`, { messages });

@@ -76,6 +76,25 @@ const engineOptions = {
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 
+/** How the processes of a cluster find and know each other. */
+const clusterOptions = {
+  coordinatorUser: z.string().optional().describe('User name for etcd; the password comes from a file or a variable.'),
+  coordinatorPasswordFile: z
+    .string()
+    .optional()
+    .describe('File with the password for etcd (or XLLM_COORDINATOR_PASSWORD).'),
+  coordinatorCa: z.string().optional().describe("PEM of the authority that signed etcd's certificate (etcds://)."),
+  coordinatorCert: z.string().optional().describe('PEM of our certificate, where etcd asks for one.'),
+  coordinatorKey: z.string().optional().describe('PEM of its key.'),
+  clusterTokenFile: z
+    .string()
+    .optional()
+    .describe('File with the token that all processes of a cluster share (or XLLM_CLUSTER_TOKEN).'),
+  tlsCert: z.string().optional().describe('PEM of the certificate with which --listen speaks TLS.'),
+  tlsKey: z.string().optional().describe('PEM of its key.'),
+  tlsCa: z.string().optional().describe('PEM of the authority that signed those of the others: calls to them use TLS.'),
+};
+
 const logOptions = {
   logFormat: z.enum(['text', 'json']).default('text').describe('One line per request, for people or for machines.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info').describe('Least severe level shown.'),
@@ -132,7 +151,15 @@ export const commandOptions = {
   service: z.strictObject({
     ...serviceOptions,
     ...routingOptions,
-    listen: z.string().default('127.0.0.1:8100').describe('Where engines register: host:port or unix:/path.'),
+    listen: z
+      .string()
+      .default('127.0.0.1:8100')
+      .describe('Where engines register, without etcd: host:port or unix:/path. Another than loopback wants a token.'),
+    coordinator: z
+      .string()
+      .optional()
+      .describe('etcd://host:port[,host:port]/namespace, for several services; etcds:// for TLS (default: --listen).'),
+    ...clusterOptions,
     ...modelOptions,
     ...logOptions,
   }),
@@ -140,8 +167,20 @@ export const commandOptions = {
     listen: z
       .string()
       .default('127.0.0.1:0')
-      .describe('Where the service reaches this engine: host:port or unix:/path.'),
-    coordinator: z.string().default('127.0.0.1:8100').describe('The service to register with: its --listen address.'),
+      .describe('Where the service reaches this engine: host:port or unix:/path. Not loopback: wants a token.'),
+    advertise: z
+      .string()
+      .optional()
+      .describe('host:port under which others reach --listen, where that is not the same, as with 0.0.0.0.'),
+    coordinator: z
+      .string()
+      .default('127.0.0.1:8100')
+      .describe("Where to register: the service's --listen address, or etcd://host:port[,host:port]/namespace."),
+    role: z
+      .enum(['mix', 'prefill', 'decode'])
+      .default('mix')
+      .describe('What this instance does: prompts, generation, or both (mix).'),
+    ...clusterOptions,
     modelName: z.string().optional().describe('Name of the model (default: from its path).'),
     name: z.string().default('engine-0').describe('Name of this instance.'),
     instancesOnHost: count.default(1).describe('Instances among which this host shares its memory.'),

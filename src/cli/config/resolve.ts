@@ -14,7 +14,13 @@ export interface ConfigSources {
 }
 
 /** Variables that are no options: secrets and switches read elsewhere. */
-const OTHER_VARIABLES = new Set(['XLLM_API_KEY', 'XLLM_CONFIG', 'XLLM_TEST_FULL']);
+const OTHER_VARIABLES = new Set([
+  'XLLM_API_KEY',
+  'XLLM_CLUSTER_TOKEN',
+  'XLLM_CONFIG',
+  'XLLM_COORDINATOR_PASSWORD',
+  'XLLM_TEST_FULL',
+]);
 
 /**
  * The options of one command. Config files may hold keys of every command (`allKeys`), camelCase or kebab-case.

@@ -393,6 +393,13 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
   tpotSloMs: number;
 
   /**
+   * The life of the engine that is meant; empty: any. Another life refuses.
+   *
+   * @generated from field: string incarnation = 15;
+   */
+  incarnation: string;
+
+  /**
    * Recovery: tokens that an earlier attempt generated, per seed; empty: none. They are computed like a prompt but
    * count as generated (max_tokens, min_tokens, penalties), and are not sent again.
    *
@@ -467,6 +474,18 @@ export declare type ControlRequest = Message<"xllm.v1.ControlRequest"> & {
    * @generated from field: optional uint32 keep_tokens = 5;
    */
   keepTokens?: number | undefined;
+
+  /**
+   * Who submitted the request: ids are unique per replica only.
+   *
+   * @generated from field: string replica = 6;
+   */
+  replica: string;
+
+  /**
+   * @generated from field: string incarnation = 7;
+   */
+  incarnation: string;
 };
 
 /**
@@ -525,6 +544,11 @@ export declare type StepsRequest = Message<"xllm.v1.StepsRequest"> & {
    * @generated from field: string replica = 1;
    */
   replica: string;
+
+  /**
+   * @generated from field: string incarnation = 2;
+   */
+  incarnation: string;
 };
 
 /**
@@ -691,6 +715,11 @@ export declare type KvEventsRequest = Message<"xllm.v1.KvEventsRequest"> & {
    * @generated from field: uint64 after = 1;
    */
   after: bigint;
+
+  /**
+   * @generated from field: string incarnation = 2;
+   */
+  incarnation: string;
 };
 
 /**
@@ -724,6 +753,13 @@ export declare type KvEventBatch = Message<"xllm.v1.KvEventBatch"> & {
    * @generated from field: bytes evicted = 4;
    */
   evicted: Uint8Array;
+
+  /**
+   * The events follow this number: who knows another one has missed some.
+   *
+   * @generated from field: uint64 after = 5;
+   */
+  after: bigint;
 };
 
 /**
@@ -731,6 +767,74 @@ export declare type KvEventBatch = Message<"xllm.v1.KvEventBatch"> & {
  * Use `create(KvEventBatchSchema)` to create a new message.
  */
 export declare const KvEventBatchSchema: GenMessage<KvEventBatch>;
+
+/**
+ * @generated from message xllm.v1.HeartbeatsRequest
+ */
+export declare type HeartbeatsRequest = Message<"xllm.v1.HeartbeatsRequest"> & {
+  /**
+   * @generated from field: string replica = 1;
+   */
+  replica: string;
+
+  /**
+   * @generated from field: string incarnation = 2;
+   */
+  incarnation: string;
+};
+
+/**
+ * Describes the message xllm.v1.HeartbeatsRequest.
+ * Use `create(HeartbeatsRequestSchema)` to create a new message.
+ */
+export declare const HeartbeatsRequestSchema: GenMessage<HeartbeatsRequest>;
+
+/**
+ * @generated from message xllm.v1.Heartbeat
+ */
+export declare type Heartbeat = Message<"xllm.v1.Heartbeat"> & {
+  /**
+   * @generated from field: string incarnation = 1;
+   */
+  incarnation: string;
+
+  /**
+   * Counts from 1 on each stream.
+   *
+   * @generated from field: uint64 number = 2;
+   */
+  number: bigint;
+
+  /**
+   * @generated from field: xllm.v1.StatusReply status = 3;
+   */
+  status?: StatusReply | undefined;
+
+  /**
+   * Largest since the last heartbeat, milliseconds; 0: no token was produced.
+   *
+   * @generated from field: float max_ttft_ms = 4;
+   */
+  maxTtftMs: number;
+
+  /**
+   * @generated from field: float max_token_gap_ms = 5;
+   */
+  maxTokenGapMs: number;
+
+  /**
+   * Submissions of this replica that the load above knows of, counted since its step stream began.
+   *
+   * @generated from field: uint64 num_submits = 6;
+   */
+  numSubmits: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.Heartbeat.
+ * Use `create(HeartbeatSchema)` to create a new message.
+ */
+export declare const HeartbeatSchema: GenMessage<Heartbeat>;
 
 /**
  * @generated from message xllm.v1.StatusRequest
@@ -885,6 +989,11 @@ export declare type DrainRequest = Message<"xllm.v1.DrainRequest"> & {
    * @generated from field: uint32 deadline_ms = 1;
    */
   deadlineMs: number;
+
+  /**
+   * @generated from field: string incarnation = 2;
+   */
+  incarnation: string;
 };
 
 /**
@@ -927,6 +1036,13 @@ export declare type HoldRequest = Message<"xllm.v1.HoldRequest"> & {
    * @generated from field: uint32 ttl_ms = 3;
    */
   ttlMs: number;
+
+  /**
+   * Only if nobody holds it; the reply tells.
+   *
+   * @generated from field: bool create_only = 4;
+   */
+  createOnly: boolean;
 };
 
 /**
@@ -940,6 +1056,8 @@ export declare const HoldRequestSchema: GenMessage<HoldRequest>;
  */
 export declare type HoldReply = Message<"xllm.v1.HoldReply"> & {
   /**
+   * Of the write; 0: refused.
+   *
    * @generated from field: uint64 revision = 1;
    */
   revision: bigint;
@@ -950,6 +1068,191 @@ export declare type HoldReply = Message<"xllm.v1.HoldReply"> & {
  * Use `create(HoldReplySchema)` to create a new message.
  */
 export declare const HoldReplySchema: GenMessage<HoldReply>;
+
+/**
+ * @generated from message xllm.v1.WatchRequest
+ */
+export declare type WatchRequest = Message<"xllm.v1.WatchRequest"> & {
+  /**
+   * @generated from field: string prefix = 1;
+   */
+  prefix: string;
+
+  /**
+   * Absent: from a snapshot.
+   *
+   * @generated from field: optional uint64 after_revision = 2;
+   */
+  afterRevision?: bigint | undefined;
+};
+
+/**
+ * Describes the message xllm.v1.WatchRequest.
+ * Use `create(WatchRequestSchema)` to create a new message.
+ */
+export declare const WatchRequestSchema: GenMessage<WatchRequest>;
+
+/**
+ * @generated from message xllm.v1.WatchReply
+ */
+export declare type WatchReply = Message<"xllm.v1.WatchReply"> & {
+  /**
+   * `changes` are everything there is, and replace what was known.
+   *
+   * @generated from field: bool snapshot = 1;
+   */
+  snapshot: boolean;
+
+  /**
+   * @generated from field: uint64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * @generated from field: repeated xllm.v1.KeyChange changes = 3;
+   */
+  changes: KeyChange[];
+};
+
+/**
+ * Describes the message xllm.v1.WatchReply.
+ * Use `create(WatchReplySchema)` to create a new message.
+ */
+export declare const WatchReplySchema: GenMessage<WatchReply>;
+
+/**
+ * @generated from message xllm.v1.KeyChange
+ */
+export declare type KeyChange = Message<"xllm.v1.KeyChange"> & {
+  /**
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * @generated from field: bytes value = 2;
+   */
+  value: Uint8Array;
+
+  /**
+   * @generated from field: uint64 revision = 3;
+   */
+  revision: bigint;
+
+  /**
+   * @generated from field: bool deleted = 4;
+   */
+  deleted: boolean;
+};
+
+/**
+ * Describes the message xllm.v1.KeyChange.
+ * Use `create(KeyChangeSchema)` to create a new message.
+ */
+export declare const KeyChangeSchema: GenMessage<KeyChange>;
+
+/**
+ * @generated from message xllm.v1.GetRequest
+ */
+export declare type GetRequest = Message<"xllm.v1.GetRequest"> & {
+  /**
+   * @generated from field: string key = 1;
+   */
+  key: string;
+};
+
+/**
+ * Describes the message xllm.v1.GetRequest.
+ * Use `create(GetRequestSchema)` to create a new message.
+ */
+export declare const GetRequestSchema: GenMessage<GetRequest>;
+
+/**
+ * @generated from message xllm.v1.GetReply
+ */
+export declare type GetReply = Message<"xllm.v1.GetReply"> & {
+  /**
+   * Absent: there is no such key.
+   *
+   * @generated from field: optional xllm.v1.KeyChange found = 1;
+   */
+  found?: KeyChange | undefined;
+};
+
+/**
+ * Describes the message xllm.v1.GetReply.
+ * Use `create(GetReplySchema)` to create a new message.
+ */
+export declare const GetReplySchema: GenMessage<GetReply>;
+
+/**
+ * @generated from message xllm.v1.CompareAndSetRequest
+ */
+export declare type CompareAndSetRequest = Message<"xllm.v1.CompareAndSetRequest"> & {
+  /**
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * Absent: delete.
+   *
+   * @generated from field: optional bytes value = 2;
+   */
+  value?: Uint8Array | undefined;
+
+  /**
+   * @generated from field: repeated xllm.v1.KeyCondition conditions = 3;
+   */
+  conditions: KeyCondition[];
+};
+
+/**
+ * Describes the message xllm.v1.CompareAndSetRequest.
+ * Use `create(CompareAndSetRequestSchema)` to create a new message.
+ */
+export declare const CompareAndSetRequestSchema: GenMessage<CompareAndSetRequest>;
+
+/**
+ * @generated from message xllm.v1.KeyCondition
+ */
+export declare type KeyCondition = Message<"xllm.v1.KeyCondition"> & {
+  /**
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * Of its latest write; 0: it must not exist.
+   *
+   * @generated from field: uint64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.KeyCondition.
+ * Use `create(KeyConditionSchema)` to create a new message.
+ */
+export declare const KeyConditionSchema: GenMessage<KeyCondition>;
+
+/**
+ * @generated from message xllm.v1.CompareAndSetReply
+ */
+export declare type CompareAndSetReply = Message<"xllm.v1.CompareAndSetReply"> & {
+  /**
+   * Of the write; 0: a condition did not hold.
+   *
+   * @generated from field: uint64 revision = 1;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.CompareAndSetReply.
+ * Use `create(CompareAndSetReplySchema)` to create a new message.
+ */
+export declare const CompareAndSetReplySchema: GenMessage<CompareAndSetReply>;
 
 /**
  * @generated from enum xllm.v1.FinishReason
@@ -1041,6 +1344,16 @@ export declare const Engine: GenService<{
     output: typeof KvEventBatchSchema;
   },
   /**
+   * Load, latency and progress, four times a second: what the service's registry and routing live on.
+   *
+   * @generated from rpc xllm.v1.Engine.Heartbeats
+   */
+  heartbeats: {
+    methodKind: "server_streaming";
+    input: typeof HeartbeatsRequestSchema;
+    output: typeof HeartbeatSchema;
+  },
+  /**
    * @generated from rpc xllm.v1.Engine.Status
    */
   status: {
@@ -1061,7 +1374,7 @@ export declare const Engine: GenService<{
 }>;
 
 /**
- * The embedded coordinator, served by the one service process: what engines on other hosts register with.
+ * The embedded coordinator, served by the one service process: what processes on this and other hosts register with.
  *
  * @generated from service xllm.v1.Coordination
  */
@@ -1075,6 +1388,30 @@ export declare const Coordination: GenService<{
     methodKind: "bidi_streaming";
     input: typeof HoldRequestSchema;
     output: typeof HoldReplySchema;
+  },
+  /**
+   * @generated from rpc xllm.v1.Coordination.Watch
+   */
+  watch: {
+    methodKind: "server_streaming";
+    input: typeof WatchRequestSchema;
+    output: typeof WatchReplySchema;
+  },
+  /**
+   * @generated from rpc xllm.v1.Coordination.Get
+   */
+  get: {
+    methodKind: "unary";
+    input: typeof GetRequestSchema;
+    output: typeof GetReplySchema;
+  },
+  /**
+   * @generated from rpc xllm.v1.Coordination.CompareAndSet
+   */
+  compareAndSet: {
+    methodKind: "unary";
+    input: typeof CompareAndSetRequestSchema;
+    output: typeof CompareAndSetReplySchema;
   },
 }>;
 

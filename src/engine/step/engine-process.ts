@@ -10,18 +10,22 @@ import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { ContractServer } from '../../contract/grpc.ts';
 import { BUILD, PROTOCOL_VERSION } from '../../contract/protocol.ts';
-import { encodeRecord, INSTANCE_PREFIX, type InstanceRecord } from '../../coordination/coordinator.ts';
-import { RemoteCoordinator } from '../../coordination/remote.ts';
+import { encodeRecord, INSTANCE_PREFIX, type InstanceRecord } from '../../coordination/instance-record.ts';
+import { type CoordinatorOptions, openCoordinator } from '../../coordination/open-coordinator.ts';
 import type { SequenceUpdate } from '../scheduler/spec.ts';
 import { EngineServer } from './engine-server.ts';
 import { type HostedEngine, type HostedEngineOptions, openEngine } from './hosted-engine.ts';
+import { describeKvLayout } from './kv-layout.ts';
 import { EngineStatus } from './status.ts';
 import { StepLoop } from './step-loop.ts';
 
 export interface EngineProcessOptions extends HostedEngineOptions {
   readonly name: string;
+  readonly role: InstanceRecord['roles'][number];
   readonly listen: string;
-  readonly coordinator: string;
+  /** Where the service reaches it, if that is not where it listens. */
+  readonly advertise?: string | undefined;
+  readonly coordinator: CoordinatorOptions;
   readonly asyncScheduling: boolean;
   readonly isSupervised: boolean;
 }
@@ -54,11 +58,15 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
     },
   });
   const server = hostEngine(options, engine, loop, status, clock);
-  const contract = new ContractServer();
+  const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
   const address = await contract.listen(options.listen);
-  const coordinator = new RemoteCoordinator(options.coordinator);
-  coordinator.hold(`${INSTANCE_PREFIX}${options.name}`, encodeRecord(recordOf(options, address)), LEASE_MS);
+  const coordinator = await openCoordinator(options.coordinator, {
+    onUnavailable: (reason) => log.warn(`the coordinator cannot be reached, requests go on: ${reason}`),
+    onAvailable: () => log.info('the coordinator is back'),
+  });
+  const record = recordOf(options, engine, status, address);
+  coordinator.hold(`${INSTANCE_PREFIX}${options.name}`, encodeRecord(record), LEASE_MS);
   const tick = setInterval(() => {
     server.expire();
     if (!engine.scheduler.hasWork()) engine.kv.checkIntegrity();
@@ -73,7 +81,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
 
   const exitCode = await stopped;
   clearInterval(tick);
-  coordinator.close();
+  await coordinator.close();
   contract.close();
   await loop.close();
   if (exitCode === 0) await engine.close();
@@ -89,6 +97,8 @@ function hostEngine(
 ): EngineServer {
   const { scheduler, kv, memory, vocabSize } = engine;
   const server = new EngineServer({
+    incarnation,
+    model: options.modelName,
     scheduler,
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
@@ -102,9 +112,11 @@ function hostEngine(
         const batch = kv.eventsSince(seen);
         if (!isFirst && batch.number === seen) return;
         isFirst = false;
+        const before = seen;
         seen = batch.number;
         send(
           create(KvEventBatchSchema, {
+            after: BigInt(before),
             number: BigInt(batch.number),
             snapshot: batch.isSnapshot,
             stored: bytesOfDigests(batch.stored),
@@ -149,8 +161,31 @@ function helloOf(options: EngineProcessOptions, engine: HostedEngine, status: En
 /** One life of this process. */
 const incarnation = randomUUID();
 
-function recordOf({ name, modelName }: EngineProcessOptions, address: string): InstanceRecord {
-  return { name, incarnation, address, model: modelName, build: BUILD, roles: ['mix'] };
+function recordOf(
+  options: EngineProcessOptions,
+  { memory, numericsId, groups }: HostedEngine,
+  status: EngineStatus,
+  address: string,
+): Omit<InstanceRecord, 'version'> {
+  const { constantMs, tokenMs, seqMs, contextMs, pairMs } = status.stepTime();
+  return {
+    name: options.name,
+    incarnation,
+    address: options.advertise ?? address,
+    roles: [options.role],
+    model: options.modelName,
+    build: BUILD,
+    numericsId,
+    kvLayout: describeKvLayout(groups, options.blockSize),
+    capacity: {
+      maxNumSeqs: options.maxNumSeqs,
+      maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
+      numKvBlocks: Math.min(...memory.numPages),
+      blockTokens: options.blockSize,
+      maxModelLen: memory.maxModelLen,
+    },
+    stepTime: { constantMs, tokenMs, seqMs, contextMs, pairMs },
+  };
 }
 
 /** Standard input is a pipe whose other end only the service holds: when it closes, however, there is nobody to serve. */

@@ -8,6 +8,7 @@ import {
   ControlRequest_Action,
   DrainReplySchema,
   Engine,
+  type Heartbeat,
   type HelloReply,
   type HelloRequest,
   type KvEventBatch,
@@ -22,6 +23,8 @@ import {
 import type { ContractServer, ReplyStream } from '../../contract/grpc.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { messageOfUpdate } from './delta-codec.ts';
+import { Heartbeats } from './heartbeat.ts';
+import { RecentKeys } from './recent-keys.ts';
 import { type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
 
 /** What the server needs of the scheduler. */
@@ -36,6 +39,9 @@ export interface HostedScheduler {
 }
 
 export interface EngineServerOptions {
+  /** This life of the process: calls that mean another one change nothing. */
+  readonly incarnation: string;
+  readonly model: string;
   readonly scheduler: HostedScheduler;
   readonly limits: SubmitLimits;
   readonly clock: Clock;
@@ -60,13 +66,26 @@ interface HostedSequence {
   readonly request: HostedRequest;
   readonly choice: number;
   hasSentTokens: boolean;
+  /** When its latest tokens were sent; NaN: none yet. */
+  lastTokensMs: number;
 }
+
+/** A service replica that follows the steps of its requests. */
+interface Replica {
+  readonly steps: ReplyStream<StepBatch>;
+  numSubmits: number;
+}
+
+/** Requests that have ended and are remembered: a call that arrives twice is not computed twice. */
+const MAX_ENDED = 10_000;
 
 export class EngineServer {
   readonly #options: EngineServerOptions;
   readonly #requests = new Map<string, HostedRequest>();
   readonly #sequences = new Map<number, HostedSequence>();
-  readonly #replicas = new Map<string, ReplyStream<StepBatch>>();
+  readonly #replicas = new Map<string, Replica>();
+  readonly #beats = new Set<Heartbeats>();
+  readonly #ended = new RecentKeys(MAX_ENDED);
   #nextSequenceId = 1;
   #draining = false;
   readonly #drained: (() => void)[] = [];
@@ -93,10 +112,20 @@ export class EngineServer {
         this.#control(request);
         return create(ControlReplySchema);
       },
-      steps: ({ replica }, stream) => this.#follow(replica, stream),
-      kvEvents: ({ after }, stream) => stream.onClose(kvEvents(after, (batch) => stream.write(batch))),
-      drain: async ({ deadlineMs }) => {
-        await this.drain(deadlineMs);
+      steps: (request, stream) => {
+        if (this.#isMeant(request)) this.#follow(request.replica, stream);
+        else stream.end();
+      },
+      kvEvents: (request, stream) => {
+        if (this.#isMeant(request)) stream.onClose(kvEvents(request.after, (batch) => stream.write(batch)));
+        else stream.end();
+      },
+      heartbeats: (request, stream) => {
+        if (this.#isMeant(request)) this.#beat(request.replica, stream);
+        else stream.end();
+      },
+      drain: async (request) => {
+        if (this.#isMeant(request)) await this.drain(request.deadlineMs);
         return create(DrainReplySchema, { numRemaining: this.#requests.size });
       },
     });
@@ -127,6 +156,7 @@ export class EngineServer {
       const { request, choice } = hosted;
       const isFirst = !hosted.hasSentTokens && update.tokenIds.length > 0;
       if (isFirst) hosted.hasSentTokens = true;
+      if (update.tokenIds.length > 0) this.#observe(update, hosted, isFirst);
       const delta = messageOfUpdate(
         update,
         { requestId: request.requestId, attempt: request.attempt, choice },
@@ -138,18 +168,26 @@ export class EngineServer {
       if (update.finish !== null) this.#forget(update.id, hosted);
     }
     for (const [replica, deltas] of batches) {
-      this.#replicas.get(replica)?.write(create(StepBatchSchema, { stepId: BigInt(stepId), deltas }));
+      this.#replicas.get(replica)?.steps.write(create(StepBatchSchema, { stepId: BigInt(stepId), deltas }));
     }
   }
 
   #submit(request: SubmitRequest): SubmitReply {
     const { scheduler, limits, clock, wake } = this.#options;
     const key = keyOf(request);
+    const replica = this.#replicas.get(request.replica);
+    if (replica) replica.numSubmits++;
+    if (!this.#isMeant(request))
+      return refuse({ refused: 'engine_unavailable', message: 'the engine has been restarted', retryAfterS: 1 });
+    if (request.model !== '' && request.model !== this.#options.model)
+      return refuse({ refused: 'model_not_found', message: `the engine serves ${this.#options.model}` });
     if (this.#draining)
       return refuse({ refused: 'engine_unavailable', message: 'the engine is draining', retryAfterS: 1 });
     if (this.#requests.has(key))
       return refuse({ refused: 'invalid_request', message: `request ${request.requestId} is already running` });
-    if (!this.#replicas.has(request.replica)) {
+    if (this.#ended.has(key))
+      return refuse({ refused: 'invalid_request', message: `request ${request.requestId} has ended already` });
+    if (!replica) {
       return refuse({ refused: 'engine_unavailable', message: 'the service replica follows no steps', retryAfterS: 1 });
     }
     const nowMs = clock.nowMs();
@@ -174,7 +212,7 @@ export class EngineServer {
     };
     this.#requests.set(key, hosted);
     for (const [choice, id] of sequences.entries())
-      this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false });
+      this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false, lastTokensMs: Number.NaN });
     wake();
     return create(SubmitReplySchema);
   }
@@ -182,7 +220,7 @@ export class EngineServer {
   #control(request: ControlRequest): void {
     const { scheduler, wake } = this.#options;
     const hosted = this.#requests.get(keyOf(request));
-    if (!hosted) return;
+    if (!hosted || !this.#isMeant(request)) return;
     const choices = request.choices.length > 0 ? request.choices : hosted.sequences.keys();
     for (const choice of choices) {
       const id = hosted.sequences[choice];
@@ -196,15 +234,42 @@ export class EngineServer {
 
   /** A replica that stops listening has already failed its requests: computing on would serve nobody. */
   #follow(replica: string, stream: ReplyStream<StepBatch>): void {
-    this.#replicas.get(replica)?.end();
-    this.#replicas.set(replica, stream);
+    const before = this.#replicas.get(replica);
+    const own = { steps: stream, numSubmits: 0 };
+    this.#replicas.set(replica, own);
+    before?.steps.end();
     stream.onClose(() => {
-      if (this.#replicas.get(replica) !== stream) return;
+      if (this.#replicas.get(replica) !== own) return;
       this.#replicas.delete(replica);
       for (const [id, { request }] of this.#sequences)
         if (request.replica === replica) this.#options.scheduler.abort(id);
       this.#options.wake();
     });
+  }
+
+  #beat(replica: string, stream: ReplyStream<Heartbeat>): void {
+    const { incarnation, status } = this.#options;
+    const numSubmits = () => this.#replicas.get(replica)?.numSubmits ?? 0;
+    const beats = new Heartbeats({ incarnation, status, numSubmits }, stream);
+    this.#beats.add(beats);
+    stream.onClose(() => {
+      beats.stop();
+      this.#beats.delete(beats);
+    });
+  }
+
+  #observe({ timing }: SequenceUpdate, hosted: HostedSequence, isFirst: boolean): void {
+    const nowMs = this.#options.clock.nowMs();
+    for (const beats of this.#beats) {
+      if (isFirst) beats.firstToken(timing.queueMs + timing.prefillMs);
+      else beats.tokenGap(nowMs - hosted.lastTokensMs);
+    }
+    hosted.lastTokensMs = nowMs;
+  }
+
+  /** Whoever names no life means this one. */
+  #isMeant({ incarnation }: { readonly incarnation: string }): boolean {
+    return incarnation === '' || incarnation === this.#options.incarnation;
   }
 
   #abort(id: number, keepTokens?: number): void {
@@ -216,13 +281,22 @@ export class EngineServer {
     this.#sequences.delete(id);
     request.numOpen--;
     if (request.numOpen > 0) return;
-    this.#requests.delete(keyOf(request));
+    const key = keyOf(request);
+    this.#requests.delete(key);
+    this.#ended.add(key);
     if (this.#draining && this.#requests.size === 0) for (const resolve of this.#drained.splice(0)) resolve();
   }
 }
 
-function keyOf({ requestId, attempt }: { readonly requestId: string; readonly attempt: number }): string {
-  return `${requestId}#${attempt}`;
+interface RequestKey {
+  readonly replica: string;
+  readonly requestId: string;
+  readonly attempt: number;
+}
+
+/** Replicas give ids out independently of each other. */
+function keyOf({ replica, requestId, attempt }: RequestKey): string {
+  return `${replica}/${requestId}#${attempt}`;
 }
 
 function refuse({ refused, message, retryAfterS = 0 }: Refusal): SubmitReply {

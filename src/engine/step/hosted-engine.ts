@@ -1,8 +1,10 @@
 // Owns what an engine process hosts, whatever it computes on.
 import type { Clock } from '../../common/clock.ts';
 import type { StepTimeModel } from '../../common/step-time.ts';
+import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvCache } from '../kv/kv-cache.ts';
 import type { MemoryPlan } from '../kv/memory-plan.ts';
+import { cacheGroups } from '../models/config.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
 import type { Executor } from './executor.ts';
 import { loadEngine } from './load-engine.ts';
@@ -10,6 +12,8 @@ import { loadTimedEngine, type TimedEngineOptions } from './load-timed-engine.ts
 import { defaultProfile } from './timed-profile.ts';
 
 export interface HostedEngine {
+  /** What its KV pages consist of. */
+  readonly groups: readonly CacheGroup[];
   readonly kv: KvCache;
   readonly executor: Executor;
   readonly scheduler: Scheduler;
@@ -36,6 +40,7 @@ export async function openEngine(options: HostedEngineOptions, clock: Clock): Pr
   const { numIds, stopTokenIds } = engine.model.config;
   return {
     ...engine,
+    groups: cacheGroups(engine.model.config, engine.model.kvElement),
     vocabSize: numIds,
     stopTokenIds,
     // Of another model perhaps, but of the right order for a first guess; the first steps correct it.

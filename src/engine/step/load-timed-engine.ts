@@ -79,6 +79,7 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
     digestSeed: { model: modelName, numericsId },
   });
   return {
+    groups,
     kv,
     executor,
     scheduler,

@@ -1,7 +1,7 @@
 // Owns one connection to one life of an engine: hello, the step stream, status polls, and the requests it carries.
 import { create } from '@bufbuild/protobuf';
-import { type Clock, monotonicClock } from '../../common/clock.ts';
-import type { BlockDigest } from '../../common/block-digest.ts';
+import { digestsOfBytes } from '../../common/block-digest.ts';
+import type { Clock } from '../../common/clock.ts';
 import type { Refusal } from '../../common/errors.ts';
 import { bytesOfInt32, int32OfBytes } from '../../contract/codec.ts';
 import {
@@ -9,8 +9,11 @@ import {
   ControlRequestSchema,
   DrainRequestSchema,
   Engine,
+  type Heartbeat,
+  HeartbeatsRequestSchema,
   type HelloReply,
   HelloRequestSchema,
+  type KvEventBatch,
   KvEventsRequestSchema,
   type StatusReply,
   StatusRequestSchema,
@@ -18,17 +21,20 @@ import {
   StepsRequestSchema,
   SubmitRequestSchema,
 } from '../../contract/generated/xllm_pb.js';
-import { type ClientOf, ContractClient, type StreamHandle } from '../../contract/grpc.ts';
-import { type Address, BUILD, PROTOCOL_VERSION } from '../../contract/protocol.ts';
+import { type ClientOf, ContractClient, type ContractSecurity, type StreamHandle } from '../../contract/grpc.ts';
+import { BUILD, PROTOCOL_VERSION } from '../../contract/protocol.ts';
+import type { InstanceRecord } from '../../coordination/instance-record.ts';
 import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
+import type { KvEvents } from '../registry/kv-index.ts';
+import { type JournalEntry, LoadJournal } from '../registry/load-journal.ts';
 import { deltaOfMessage, emptyDelta } from './delta-codec.ts';
-import { KvFollower } from './kv-follower.ts';
-import { type JournalEntry, LoadJournal } from './load-journal.ts';
 
 const CALL_DEADLINE_MS = 10_000;
 const STATUS_DEADLINE_MS = 5_000;
 /** A request this young may be on its way still. */
 const ORPHAN_AGE_MS = 2_000;
+/** Until cache events are asked for again where their stream alone has ended. */
+const KV_RETRY_MS = 500;
 
 /** One try at a request. Tokens of a superseded one are dropped wherever they turn up. */
 export interface Attempt extends EngineRequest {
@@ -50,55 +56,64 @@ interface Carried {
   readonly open: Set<number>;
 }
 
+/** What a connection tells of, to whoever keeps the instance. */
+export interface ConnectionHost {
+  /** Where what is sent over it is written down; null: the instance is not wanted any more. */
+  onOpened(): LoadJournal | null;
+  /** The connection has broken; called once, after `onOpened`, unless it was closed. */
+  onBroken(): void;
+  onHeartbeat(beat: Heartbeat): void;
+  /** False: events before these are missing. */
+  onKvEvents(events: KvEvents): boolean;
+  /** Number of the last event taken in; 0: none. */
+  kvNumber(): number;
+}
+
+export interface ConnectionOptions {
+  readonly record: Pick<InstanceRecord, 'name' | 'incarnation' | 'address'>;
+  readonly replica: string;
+  readonly security: ContractSecurity;
+  readonly clock: Clock;
+  readonly host: ConnectionHost;
+}
+
 export class EngineConnection {
   readonly #client: ClientOf<typeof Engine>;
   readonly #replica: string;
+  readonly #incarnation: string;
   readonly #clock: Clock;
+  readonly #host: ConnectionHost;
   /** By request and attempt. */
   readonly #carried = new Map<string, Carried>();
-  readonly #kv = new KvFollower();
-  readonly journal = new LoadJournal();
+  #journal = new LoadJournal();
   #streams: StreamHandle[] = [];
-  #hello: HelloReply | null = null;
+  #kvEvents: StreamHandle | null = null;
+  #kvRetry: NodeJS.Timeout | null = null;
   #model: EngineModel | null = null;
-  #lastHeardMs: number;
   #closed = false;
 
-  constructor(address: Address, replica: string, clock: Clock = monotonicClock) {
-    this.#client = new ContractClient(Engine, address);
+  constructor({ record, replica, security, clock, host }: ConnectionOptions) {
+    this.#client = new ContractClient(Engine, record.address, security);
     this.#replica = replica;
+    this.#incarnation = record.incarnation;
     this.#clock = clock;
-    this.#lastHeardMs = clock.nowMs();
-  }
-
-  get model(): EngineModel | null {
-    return this.#model;
+    this.#host = host;
   }
 
   /** null before `open` has resolved and after the connection has broken. */
-  get hello(): HelloReply | null {
-    return this.#model && this.#hello;
+  get model(): EngineModel | null {
+    return this.#model;
   }
 
   get numRequests(): number {
     return this.#carried.size;
   }
 
-  /** Since anything came from the engine. */
-  get silentMs(): number {
-    return this.#clock.nowMs() - this.#lastHeardMs;
-  }
-
-  /** How many of the leading blocks its prefix cache holds. */
-  prefixBlocks(digests: readonly BlockDigest[]): number {
-    return this.#kv.numLeading(digests);
-  }
-
   /**
-   * Says hello and opens the step stream. `onLost` is called once when the stream breaks.
-   * Rejects when the engine cannot be reached or speaks another protocol.
+   * Says hello, and follows steps, heartbeats and cache events. Rejects when the engine cannot be reached, speaks
+   * another protocol, or is another life than the one that was meant.
    */
-  async open(onLost: () => void): Promise<EngineModel> {
+  async open(): Promise<EngineModel> {
     const hello = await this.#client.call(
       'hello',
       create(HelloRequestSchema, {
@@ -114,35 +129,32 @@ export class EngineConnection {
         `engine ${hello.instance} (${hello.build}) speaks protocol ${hello.protocol}, this service ${PROTOCOL_VERSION}`,
       );
     }
-    this.#lastHeardMs = this.#clock.nowMs();
-    this.#hello = hello;
+    if (hello.incarnation !== this.#incarnation) throw new Error('another life of the engine answers at its address');
+    const journal = this.#host.onOpened();
+    if (!journal || this.#closed) throw new Error('it has left');
+    this.#journal = journal;
+    const life = { replica: this.#replica, incarnation: this.#incarnation };
     const steps = this.#client.stream(
       'steps',
-      create(StepsRequestSchema, { replica: this.#replica }),
+      create(StepsRequestSchema, life),
       (batch) => this.#deliver(batch),
       () => {
         this.#model = null;
         this.#failAll('the engine stopped while the request ran');
-        if (!this.#closed) onLost();
+        if (!this.#closed) this.#host.onBroken();
       },
     );
-    const events = this.#client.stream(
-      'kvEvents',
-      create(KvEventsRequestSchema),
-      (batch) => this.#kv.apply(batch),
-      () => this.#kv.clear(),
+    const beats = this.#client.stream(
+      'heartbeats',
+      create(HeartbeatsRequestSchema, life),
+      (beat) => this.#hear(beat),
+      () => {
+        // Silence tells.
+      },
     );
-    this.#streams = [steps, events];
-    this.#model = {
-      model: hello.model,
-      modelPath: hello.modelPath,
-      vocabSize: hello.vocabSize,
-      maxModelLen: hello.maxModelLen,
-      stopTokenIds: [...int32OfBytes(hello.stopTokenIds)],
-      numericsId: hello.numericsId,
-      instance: hello.instance,
-      summary: summaryOf(hello.summaryJson),
-    };
+    this.#streams = [steps, beats];
+    this.#followKv();
+    this.#model = modelOf(hello);
     return this.#model;
   }
 
@@ -156,7 +168,7 @@ export class EngineConnection {
     if (this.#carried.has(key))
       return { refused: 'invalid_request', message: `request id ${requestId} is already running` };
     const numTokens = request.promptIds.length + Math.max(0, ...generatedIds.map((ids) => ids.length));
-    const entry = this.journal.sent(this.#clock.nowMs(), request.seeds.length, numTokens);
+    const entry = this.#journal.sent(this.#clock.nowMs(), request.seeds.length, numTokens);
     // Registered before the call: the first tokens may overtake the reply.
     const carried = { requestId, attempt, entry, numDenials: 0, onDelta, open: new Set(request.seeds.keys()) };
     this.#carried.set(key, carried);
@@ -164,6 +176,7 @@ export class EngineConnection {
       requestId,
       attempt,
       replica: this.#replica,
+      incarnation: this.#incarnation,
       model: request.model,
       promptIds: bytesOfInt32(request.promptIds),
       generatedIds: generatedIds.some((ids) => ids.length > 0) ? generatedIds.map(bytesOfInt32) : [],
@@ -197,13 +210,8 @@ export class EngineConnection {
     };
   }
 
-  async status(): Promise<StatusReply> {
-    const askedMs = this.#clock.nowMs();
-    const status = await this.#client.call('status', create(StatusRequestSchema), STATUS_DEADLINE_MS);
-    this.#lastHeardMs = this.#clock.nowMs();
-    this.journal.report(status, askedMs);
-    if (status.numRunning + status.numWaiting === 0) this.#findOrphans(askedMs);
-    return status;
+  status(deadlineMs = STATUS_DEADLINE_MS): Promise<StatusReply> {
+    return this.#client.call('status', create(StatusRequestSchema), deadlineMs);
   }
 
   /**
@@ -220,7 +228,7 @@ export class EngineConnection {
   async drain(deadlineMs: number): Promise<number> {
     const reply = await this.#client.call(
       'drain',
-      create(DrainRequestSchema, { deadlineMs }),
+      create(DrainRequestSchema, { deadlineMs, incarnation: this.#incarnation }),
       deadlineMs + CALL_DEADLINE_MS,
     );
     return reply.numRemaining;
@@ -228,7 +236,8 @@ export class EngineConnection {
 
   close(): void {
     this.#closed = true;
-    for (const stream of this.#streams) stream.cancel();
+    if (this.#kvRetry) clearTimeout(this.#kvRetry);
+    for (const stream of [...this.#streams, this.#kvEvents]) stream?.cancel();
     this.#failAll('the engine stopped while the request ran');
     this.#client.close();
   }
@@ -238,6 +247,8 @@ export class EngineConnection {
     const request = create(ControlRequestSchema, {
       requestId,
       attempt,
+      replica: this.#replica,
+      incarnation: this.#incarnation,
       action,
       choices: choice === undefined ? [] : [choice],
       ...(keepTokens === undefined ? {} : { keepTokens }),
@@ -249,7 +260,6 @@ export class EngineConnection {
 
   #deliver(batch: StepBatch): void {
     const nowMs = this.#clock.nowMs();
-    this.#lastHeardMs = nowMs;
     for (const message of batch.deltas) {
       const key = keyOf(message.requestId, message.attempt);
       const carried = this.#carried.get(key);
@@ -268,17 +278,41 @@ export class EngineConnection {
     }
   }
 
+  #hear(beat: Heartbeat): void {
+    this.#host.onHeartbeat(beat);
+    const { status } = beat;
+    if (status && status.numRunning + status.numWaiting === 0) this.#findOrphans(this.#clock.nowMs());
+  }
+
+  /** From the last event known, or from a snapshot. */
+  #followKv(after = this.#host.kvNumber()): void {
+    const stream = this.#client.stream(
+      'kvEvents',
+      create(KvEventsRequestSchema, { after: BigInt(after), incarnation: this.#incarnation }),
+      (batch) => {
+        if (this.#kvEvents !== stream || this.#host.onKvEvents(eventsOf(batch))) return;
+        stream.cancel();
+        this.#followKv(0);
+      },
+      () => {
+        if (this.#kvEvents !== stream || this.#closed || !this.#model) return;
+        this.#kvRetry = setTimeout(() => this.#followKv(), KV_RETRY_MS);
+      },
+    );
+    this.#kvEvents = stream;
+  }
+
   /** An engine that runs nothing, and says so twice, has no idea of what it was sent before: that will never end. */
-  #findOrphans(askedMs: number): void {
+  #findOrphans(nowMs: number): void {
     for (const [key, carried] of this.#carried) {
-      if (carried.entry.sentMs > askedMs - ORPHAN_AGE_MS || ++carried.numDenials < 2) continue;
+      if (carried.entry.sentMs > nowMs - ORPHAN_AGE_MS || ++carried.numDenials < 2) continue;
       this.#carried.delete(key);
       this.#fail(carried, 'the engine does not know the request any more');
     }
   }
 
   #forget(key: string, carried: Carried): void {
-    this.journal.drop(carried.entry);
+    this.#journal.drop(carried.entry);
     this.#carried.delete(key);
   }
 
@@ -298,6 +332,29 @@ export class EngineConnection {
 
 function keyOf(requestId: string, attempt: number): string {
   return `${requestId}#${attempt}`;
+}
+
+function modelOf(hello: HelloReply): EngineModel {
+  return {
+    model: hello.model,
+    modelPath: hello.modelPath,
+    vocabSize: hello.vocabSize,
+    maxModelLen: hello.maxModelLen,
+    stopTokenIds: [...int32OfBytes(hello.stopTokenIds)],
+    numericsId: hello.numericsId,
+    instance: hello.instance,
+    summary: summaryOf(hello.summaryJson),
+  };
+}
+
+function eventsOf({ after, number, snapshot, stored, evicted }: KvEventBatch): KvEvents {
+  return {
+    after: Number(after),
+    number: Number(number),
+    isSnapshot: snapshot,
+    stored: digestsOfBytes(stored),
+    evicted: digestsOfBytes(evicted),
+  };
 }
 
 /** Only texts are taken over: what an engine says of itself is shown to people as it is. */

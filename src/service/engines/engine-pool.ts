@@ -1,108 +1,112 @@
-// Owns the engines a service knows: follows registrations, connects, reconnects, watches their progress, shows them as a view.
-import type { BlockDigest } from '../../common/block-digest.ts';
+// Owns the connections to the engines of a cluster: follows registrations, connects, reconnects, tells the registry what
+// is heard, and does what the registry finds.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
-import type { HelloReply } from '../../contract/generated/xllm_pb.js';
-import {
-  type Coordinator,
-  decodeRecord,
-  INSTANCE_PREFIX,
-  type InstanceRecord,
-} from '../../coordination/coordinator.ts';
+import type { ContractSecurity } from '../../contract/grpc.ts';
+import type { Coordinator } from '../../coordination/coordinator.ts';
+import type { InstanceRecord } from '../../coordination/instance-record.ts';
 import type { EngineModel, InstanceStatus } from '../engine-client.ts';
-import type { ClusterView, InstanceRole, InstanceView } from '../registry/cluster-view.ts';
+import type { ClusterView } from '../registry/cluster-view.ts';
+import { canServe } from '../registry/groups.ts';
+import { defaultHealthLimits, type HealthLimits } from '../registry/instance-state.ts';
+import { Registry, type RegistryChange } from '../registry/registry.ts';
 import { EngineConnection } from './engine-connection.ts';
+import { followRecords } from './follow-records.ts';
 
-const RECONNECT_MS = 200;
-/** How often an engine is asked for its status: load, progress. */
-const POLL_MS = 250;
-
-export interface HealthLimits {
-  /** Nothing heard for this long: the engine is suspect, and its requests go on elsewhere. */
-  readonly suspectMs: number;
-  /** The same where it answers but finishes no step although it has work. */
-  readonly stallMs: number;
-}
-
-export const defaultHealthLimits: HealthLimits = { suspectMs: 5_000, stallMs: 60_000 };
+const RECONNECT_FIRST_MS = 200;
+const RECONNECT_MAX_MS = 2_000;
+const TICK_MS = 250;
+/** Asked before an instance that the coordinator has dropped is believed to be gone. */
+const NUM_PROBES = 2;
+const PROBE_MS = 1_000;
+const PROBE_PAUSE_MS = 100;
 
 interface Member {
   readonly record: InstanceRecord;
   connection: EngineConnection;
   retry: NodeJS.Timeout | null;
-  isPolling: boolean;
-  /** Why it takes nothing new; null: it is trusted. */
-  suspicion: string | null;
+  retryMs: number;
+  /** Its loss has been told: the tries to reach it again are no news. */
+  isLossTold: boolean;
 }
 
 export interface EnginePoolEvents {
   onReady(model: EngineModel): void;
   onLost(record: InstanceRecord, reason: string): void;
   onSuspect(record: InstanceRecord, reason: string): void;
+  /** A key of the coordinator that is no record, or one of another version; told once. */
+  onIgnored(key: string, why: string): void;
 }
 
 export interface EnginePoolOptions {
   readonly coordinator: Coordinator;
   readonly replica: string;
   readonly events: EnginePoolEvents;
+  readonly security?: ContractSecurity;
   readonly limits?: HealthLimits;
   readonly clock?: Clock;
 }
 
 export class EnginePool {
   readonly #members = new Map<string, Member>();
+  readonly #registry: Registry;
   readonly #options: EnginePoolOptions;
-  readonly #limits: HealthLimits;
   readonly #clock: Clock;
-  readonly #stopWatching: () => void;
-  readonly #poll: NodeJS.Timeout;
+  readonly #stopFollowing: () => void;
+  readonly #tick: NodeJS.Timeout;
   readonly #listeners = new Set<() => void>();
+  /** By name: probes under way; a new registration calls them off. */
+  readonly #probes = new Map<string, symbol>();
+  #isClosed = false;
 
   constructor(options: EnginePoolOptions) {
     this.#options = options;
-    this.#limits = options.limits ?? defaultHealthLimits;
     this.#clock = options.clock ?? monotonicClock;
-    this.#stopWatching = options.coordinator.watch(INSTANCE_PREFIX, ({ key, value }) => {
-      const record = value && decodeRecord(value);
-      if (record) this.#join(key, record);
-      else this.#leave(key, 'it left');
+    this.#registry = new Registry(TICK_MS, options.limits ?? defaultHealthLimits);
+    this.#stopFollowing = followRecords(options.coordinator, {
+      onListed: (record) => {
+        this.#probes.delete(record.name);
+        this.#do(this.#registry.registered(record, this.#clock.nowMs()));
+      },
+      onUnlisted: (name) => void this.#probe(name),
+      onIgnored: (key, why) => options.events.onIgnored(key, why),
     });
-    this.#poll = setInterval(() => this.#pollAll(), POLL_MS).unref();
+    this.#tick = setInterval(() => this.#do(this.#registry.tick(this.#clock.nowMs())), TICK_MS).unref();
   }
 
-  /** Of the engine that takes the longest sequences; null while none is connected. */
-  get model(): EngineModel | null {
-    const models = this.#sorted().flatMap(({ connection }) => connection.model ?? []);
-    return models.reduce<EngineModel | null>((best, model) => {
-      return best && best.maxModelLen >= model.maxModelLen ? best : model;
-    }, null);
+  /** By model that could be served now: that of the instance which takes the longest sequences. */
+  get models(): readonly EngineModel[] {
+    const { instances } = this.view();
+    const byName = new Map<string, EngineModel>();
+    for (const { connection } of this.#members.values()) {
+      const { model } = connection;
+      if (!model) continue;
+      const best = byName.get(model.model);
+      if (!best || best.maxModelLen < model.maxModelLen) byName.set(model.model, model);
+    }
+    return [...byName.values()]
+      .filter(({ model }) => canServe(instances, model))
+      .sort((a, b) => (a.model < b.model ? -1 : 1));
   }
 
   connection(name: string): EngineConnection | null {
-    return this.#sorted().find(({ record }) => record.name === name)?.connection ?? null;
+    return this.#members.get(name)?.connection ?? null;
   }
 
   view(): ClusterView {
-    const members = this.#sorted();
-    const instances = members.flatMap((member) => {
-      const { hello } = member.connection;
-      return hello ? [viewOf(member, hello)] : [];
-    });
-    return {
-      nowMs: this.#clock.nowMs(),
-      instances,
-      prefixBlocks: (name, digests: readonly BlockDigest[]) =>
-        members.find(({ record }) => record.name === name)?.connection.prefixBlocks(digests) ?? 0,
-    };
+    return this.#registry.view(this.#clock.nowMs());
   }
 
   async statuses(): Promise<readonly InstanceStatus[]> {
-    const connected = this.#sorted().filter(({ connection }) => connection.model !== null);
+    const connected = [...this.#members.values()].filter(({ connection }) => connection.model !== null);
     return Promise.all(
-      connected.map(async ({ record, connection }) => {
-        // Unreachable right now: for a reader of the status that is the same as no answer.
-        const status = await connection.status().catch(() => null);
-        return { instance: record.name, status };
-      }),
+      connected
+        .sort((a, b) => (a.record.name < b.record.name ? -1 : 1))
+        .map(async ({ record, connection }) => {
+          // Unreachable right now: for a reader of the status that is the same as no answer.
+          const status = await connection.status().catch(() => null);
+          return { instance: record.name, model: record.model, status };
+        }),
     );
   }
 
@@ -113,124 +117,110 @@ export class EnginePool {
   }
 
   close(): void {
-    clearInterval(this.#poll);
-    this.#stopWatching();
-    for (const key of this.#members.keys()) this.#leave(key, 'the service closes');
+    this.#isClosed = true;
+    clearInterval(this.#tick);
+    this.#stopFollowing();
+    for (const member of this.#members.values()) this.#leave(member, 'the service closes');
   }
 
-  #sorted(): Member[] {
-    return [...this.#members.values()].sort((a, b) => (a.record.name < b.record.name ? -1 : 1));
-  }
-
-  #join(key: string, record: InstanceRecord): void {
-    const before = this.#members.get(key);
-    if (before?.record.incarnation === record.incarnation && before.record.address === record.address) return;
-    this.#leave(key, 'it was replaced');
-    const connection = new EngineConnection(record.address, this.#options.replica, this.#clock);
-    const member: Member = { record, connection, retry: null, isPolling: false, suspicion: null };
-    this.#members.set(key, member);
-    this.#connect(key, member);
-  }
-
-  #connect(key: string, member: Member): void {
-    const { events, replica } = this.#options;
-    member.retry = null;
-    const again = (reason: string) => {
-      if (this.#members.get(key) !== member) return;
-      events.onLost(member.record, reason);
-      member.connection.close();
-      member.connection = new EngineConnection(member.record.address, replica, this.#clock);
-      member.retry = setTimeout(() => this.#connect(key, member), RECONNECT_MS);
-    };
-    member.connection
-      .open(() => again('its connection broke'))
-      .then(
-        (model) => {
-          member.suspicion = null;
-          events.onReady(model);
-          this.#announce();
-        },
-        (error: unknown) => again(error instanceof Error ? error.message : String(error)),
-      );
-  }
-
-  #leave(key: string, reason: string): void {
-    const member = this.#members.get(key);
-    if (!member) return;
-    this.#members.delete(key);
-    // While it reconnects its loss has been told already.
-    const isNews = member.retry === null;
-    if (member.retry) clearTimeout(member.retry);
-    member.connection.close();
-    if (isNews) this.#options.events.onLost(member.record, reason);
-  }
-
-  #pollAll(): void {
-    for (const member of this.#members.values()) {
-      const { connection } = member;
-      if (!connection.model) continue;
-      this.#judge(member);
-      if (member.isPolling) continue;
-      member.isPolling = true;
-      connection
-        .status()
-        .catch(() => null)
-        .finally(() => {
-          member.isPolling = false;
-          if (connection === member.connection) this.#judge(member);
-        })
-        .catch(() => {
-          // A listener's fault is not the poll's: the next poll judges anew.
-        });
+  #do(changes: readonly RegistryChange[]): void {
+    for (const change of changes) {
+      const { record } = change;
+      const member = this.#members.get(record.name);
+      if (change.kind === 'joined') this.#join(record);
+      else if (change.kind === 'left') {
+        if (member?.record.incarnation === record.incarnation) this.#leave(member, change.reason);
+      } else if (change.to === 'SUSPECT') {
+        this.#options.events.onSuspect(record, change.reason);
+        member?.connection.giveUp(change.reason);
+      } else if (change.from === 'SUSPECT') this.#announce();
     }
   }
 
-  #judge(member: Member): void {
-    const { connection, record } = member;
-    const { suspectMs, stallMs } = this.#limits;
-    const stalledMs = connection.journal.status?.stalledMs ?? 0;
-    let suspicion: string | null = null;
-    if (connection.silentMs > suspectMs)
-      suspicion = `nothing was heard of it for ${Math.round(connection.silentMs)} ms`;
-    else if (stalledMs > stallMs) suspicion = `it has work but has finished no step for ${stalledMs} ms`;
-    const before = member.suspicion;
-    member.suspicion = suspicion;
-    if (suspicion !== null && before === null) {
-      this.#options.events.onSuspect(record, suspicion);
-      connection.giveUp(suspicion);
-    } else if (suspicion === null && before !== null) this.#announce();
+  /** The coordinator has dropped it: perhaps it is gone, perhaps only its registration is. */
+  async #probe(name: string): Promise<void> {
+    const record = this.#registry.record(name);
+    if (!record) return;
+    const probe = Symbol(name);
+    this.#probes.set(name, probe);
+    let isAnswered = false;
+    for (let i = 0; i < NUM_PROBES && !isAnswered; i++) {
+      if (i > 0) await sleep(PROBE_PAUSE_MS);
+      const connection = this.#members.get(name)?.connection;
+      const answer = connection?.model ? await connection.status(PROBE_MS).catch(() => null) : null;
+      isAnswered = answer !== null;
+    }
+    if (this.#isClosed || this.#probes.get(name) !== probe) return;
+    this.#probes.delete(name);
+    this.#do(this.#registry.unregistered(record, isAnswered, this.#clock.nowMs()));
+  }
+
+  #join(record: InstanceRecord): void {
+    const connection = this.#newConnection(record);
+    const member: Member = { record, connection, retry: null, retryMs: RECONNECT_FIRST_MS, isLossTold: false };
+    this.#members.set(record.name, member);
+    this.#connect(member);
+  }
+
+  #newConnection(record: InstanceRecord): EngineConnection {
+    const { replica, security = {} } = this.#options;
+    const registry = this.#registry;
+    return new EngineConnection({
+      record,
+      replica,
+      security,
+      clock: this.#clock,
+      host: {
+        onOpened: () => registry.connected(record),
+        onBroken: () => {
+          const member = this.#members.get(record.name);
+          if (member?.record === record) this.#retry(member, 'its connection broke');
+        },
+        onHeartbeat: (beat) => this.#do(registry.heartbeat(record, beat, this.#clock.nowMs())),
+        onKvEvents: (events) => registry.kvEvents(record, events),
+        kvNumber: () => registry.kvNumber(record.name),
+      },
+    });
+  }
+
+  #connect(member: Member): void {
+    member.retry = null;
+    const { connection } = member;
+    connection.open().then(
+      (model) => {
+        member.retryMs = RECONNECT_FIRST_MS;
+        member.isLossTold = false;
+        this.#options.events.onReady(model);
+        this.#announce();
+      },
+      (error: unknown) => {
+        if (member.connection === connection)
+          this.#retry(member, error instanceof Error ? error.message : String(error));
+      },
+    );
+  }
+
+  #retry(member: Member, reason: string): void {
+    if (this.#members.get(member.record.name) !== member) return;
+    if (!member.isLossTold) this.#options.events.onLost(member.record, reason);
+    member.isLossTold = true;
+    member.connection.close();
+    this.#do(this.#registry.disconnected(member.record));
+    // It may have been given up just now.
+    if (this.#members.get(member.record.name) !== member) return;
+    member.connection = this.#newConnection(member.record);
+    member.retry = setTimeout(() => this.#connect(member), member.retryMs);
+    member.retryMs = Math.min(RECONNECT_MAX_MS, 2 * member.retryMs);
+  }
+
+  #leave(member: Member, reason: string): void {
+    this.#members.delete(member.record.name);
+    if (member.retry) clearTimeout(member.retry);
+    member.connection.close();
+    if (!member.isLossTold) this.#options.events.onLost(member.record, reason);
   }
 
   #announce(): void {
     for (const listener of this.#listeners) listener();
   }
-}
-
-const roleNames: ReadonlySet<string> = new Set<InstanceRole>(['prefill', 'decode', 'encode', 'mix']);
-
-function viewOf({ record, connection, suspicion }: Member, hello: HelloReply): InstanceView {
-  const { journal } = connection;
-  const stepTime = journal.status?.stepTime ?? hello.stepTime ?? null;
-  return {
-    name: record.name,
-    incarnation: record.incarnation,
-    model: hello.model,
-    roles: record.roles.filter((role): role is InstanceRole => roleNames.has(role)),
-    state: suspicion === null ? 'ACTIVE' : 'SUSPECT',
-    isSchedulable: suspicion === null && journal.status?.draining !== true,
-    numericsId: hello.numericsId,
-    capacity: {
-      maxNumSeqs: hello.maxNumSeqs,
-      maxNumBatchedTokens: hello.maxNumBatchedTokens,
-      numKvBlocks: hello.numKvBlocks,
-      blockTokens: hello.blockTokens,
-      maxModelLen: hello.maxModelLen,
-    },
-    ...journal.view(),
-    numInFlight: journal.numInFlight,
-    stepTime,
-    profile: [],
-    recentSteps: [],
-    silentMs: connection.silentMs,
-  };
 }

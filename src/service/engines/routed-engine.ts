@@ -12,7 +12,7 @@ import type {
   InstanceStatus,
 } from '../engine-client.ts';
 import type { RoutingControl, RoutingFigures } from '../http/routing/control.ts';
-import type { InstanceView } from '../registry/cluster-view.ts';
+import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
@@ -90,8 +90,8 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     };
   }
 
-  get model(): EngineModel | null {
-    return this.#pool.model;
+  get models(): readonly EngineModel[] {
+    return this.#pool.models;
   }
 
   get policy(): PolicyName {
@@ -118,6 +118,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   /** What happened to a recent request, by its client's id; empty: it is not known. */
   explain(id: string): readonly LoggedRequest[] {
     return this.#log.find(id);
+  }
+
+  view(): ClusterView {
+    return this.#pool.view();
   }
 
   submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {

@@ -2,7 +2,7 @@
 import type { Clock } from '../../common/clock.ts';
 import type { Log } from '../../common/log.ts';
 import type { EngineClient } from '../engine-client.ts';
-import type { TextService } from '../text/text-service.ts';
+import type { GroupReport } from '../engines/service-group.ts';
 import type { HttpConfig } from './config.ts';
 import type { RequestRecord } from './generation/record.ts';
 import type { RequestMetrics } from './metrics/request-metrics.ts';
@@ -14,7 +14,8 @@ export interface HttpContext {
   readonly engine: EngineClient;
   /** null: there is nothing to route. */
   readonly routing: RoutingControl | null;
-  readonly text: TextService;
+  /** The service replicas, and which of them writes. */
+  readonly group: () => GroupReport;
   readonly config: HttpConfig;
   readonly log: Log;
   readonly clock: Clock;

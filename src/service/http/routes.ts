@@ -5,6 +5,7 @@ import { createChatCompletion } from './chat/route.ts';
 import { chatReply, chatRequest } from './chat/schema.ts';
 import { createCompletion } from './completions/route.ts';
 import { completionReply, completionRequest } from './completions/schema.ts';
+import { clusterReply, describeCluster } from './cluster/route.ts';
 import type { HttpContext } from './context.ts';
 import { healthReply, readiness, readyReply } from './health/route.ts';
 import type { MetricsPage } from './metrics/route.ts';
@@ -70,6 +71,15 @@ export function createRoutes(context: HttpContext, metrics: MetricsPage, openapi
       kind: 'api',
       reply: modelCard,
       handle: async (request) => getModel(context, (request.params as { '*': string })['*'], startedS),
+    },
+    {
+      method: 'GET',
+      path: '/v1/cluster',
+      about: 'Replicas and instances: health, load, KV, step times.',
+      access: 'key',
+      kind: 'api',
+      reply: clusterReply,
+      handle: async () => describeCluster(context),
     },
     {
       method: 'POST',

@@ -5,14 +5,14 @@ import { type Clock, monotonicClock } from '../../common/clock.ts';
 import { XllmError } from '../../common/errors.ts';
 import type { Log } from '../../common/log.ts';
 import type { EngineClient } from '../engine-client.ts';
-import type { TextService } from '../text/text-service.ts';
+import type { GroupReport } from '../engines/service-group.ts';
 import { createApp } from './app.ts';
 import { defaultHttpConfig, type HttpConfig } from './config.ts';
 import type { HttpContext } from './context.ts';
 import { isLoopback } from './guard/hosts.ts';
 import { RequestMetrics } from './metrics/request-metrics.ts';
 import { createRegistry, MetricsPage } from './metrics/route.ts';
-import { ServedModels } from './models/served-models.ts';
+import { type AssetsOf, ServedModels } from './models/served-models.ts';
 import { openapiDocument } from './openapi/document.ts';
 import { createRoutes } from './routes.ts';
 import type { RoutingControl } from './routing/control.ts';
@@ -22,7 +22,9 @@ export interface HttpServerParts {
   readonly engine: EngineClient;
   /** Absent: one engine, and nothing to say about the way to it. */
   readonly routing?: RoutingControl;
-  readonly text: TextService;
+  readonly assetsOf: AssetsOf;
+  /** Absent: there is one service process only. */
+  readonly group?: () => GroupReport;
   readonly log: Log;
   readonly config?: Partial<HttpConfig>;
   readonly clock?: Clock;
@@ -50,19 +52,24 @@ export interface HttpServer {
 const IDLE_CHECK_MS = 50;
 const CLOSE_GRACE_MS = 5_000;
 
+const alone = (): GroupReport => ({ replica: 'service', replicas: [], writer: 'service', summary: null });
+
 export function createHttpServer(parts: HttpServerParts): HttpServer {
   const config = { ...defaultHttpConfig, ...parts.config };
   const registry = createRegistry();
   const context: HttpContext = {
     engine: parts.engine,
     routing: parts.routing ?? null,
-    text: parts.text,
+    group: parts.group ?? alone,
     log: parts.log,
     config,
     clock: parts.clock ?? monotonicClock,
     epochS: parts.epochS ?? (() => Math.floor(Date.now() / 1000)),
     randomSeed: parts.randomSeed ?? (() => randomBytes(8).readBigUInt64LE()),
-    models: new ServedModels(parts.engine, config.servedModelNames),
+    models: new ServedModels(parts.engine, parts.assetsOf, {
+      aliases: config.servedModelNames,
+      expected: config.expectedModels,
+    }),
     metrics: new RequestMetrics(registry),
     running: new RunningRequests(),
   };

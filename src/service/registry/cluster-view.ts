@@ -11,17 +11,6 @@ export type InstanceRole = 'prefill' | 'decode' | 'encode' | 'mix';
  */
 export type InstanceState = 'ACTIVE' | 'LEASE_LOST' | 'SUSPECT';
 
-/** One measured step: what it computed, what it read, how long it took. */
-export interface StepTimePoint {
-  /** Tokens computed: the prompt tokens of prefills plus one per decoding sequence. */
-  readonly numTokens: number;
-  /** Sequences in the step. */
-  readonly numSeqs: number;
-  /** Sum over the step's sequences of the KV positions that they read. */
-  readonly contextTokens: number;
-  readonly ms: number;
-}
-
 export interface InstanceCapacity {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
@@ -31,7 +20,7 @@ export interface InstanceCapacity {
   readonly maxModelLen: number;
 }
 
-/** As of the latest heartbeat (twice a second). */
+/** As of the latest heartbeat (four times a second). */
 export interface InstanceLoad {
   /** Sequences in the running batch. */
   readonly numRunning: number;
@@ -44,30 +33,44 @@ export interface InstanceLoad {
   readonly numKvBlocksUsed: number;
 }
 
+/** Largest latencies of the quarter second before the latest heartbeat; 0: no token was produced. */
+export interface InstanceLatency {
+  readonly maxTtftMs: number;
+  readonly maxTokenGapMs: number;
+}
+
 export interface InstanceView {
   /** Unique in the cluster; one at a time. */
   readonly name: string;
   /** One life of its process. */
   readonly incarnation: string;
+  readonly address: string;
+  readonly build: string;
   readonly model: string;
+  /** Roles that it can take. */
   readonly roles: readonly InstanceRole[];
   readonly state: InstanceState;
   /** Whether new requests may go there: not SUSPECT, connected, not draining. */
   readonly isSchedulable: boolean;
+  readonly isConnected: boolean;
+  readonly isDraining: boolean;
   /** Instances with another fingerprint are never paired, and recovery to one promises no identical text. */
   readonly numericsId: string;
+  /** Shape of a KV page: pages travel only between equal ones. */
+  readonly kvLayout: string;
   readonly capacity: InstanceCapacity;
   readonly load: InstanceLoad;
+  readonly latency: InstanceLatency;
   /** What this replica has sent since the load was measured, and the load therefore cannot show. */
   readonly unreported: { readonly numRequests: number; readonly numPromptTokens: number };
+  /** Blocks that its prefix cache holds. */
+  readonly numCachedBlocks: number;
   /** Requests of this replica that run there. */
   readonly numInFlight: number;
-  /** What its steps cost, as it has learned from live ones; null: it has not said. */
+  /** What its steps cost, as the instance itself fits it to those that it runs; null: it has run too few. */
   readonly stepTime: StepTimeModel | null;
-  /** Measured at its start; what predictors begin with. Empty: nothing is known. */
-  readonly profile: readonly StepTimePoint[];
-  /** Steps that the latest heartbeat reports, for refitting. */
-  readonly recentSteps: readonly StepTimePoint[];
+  /** Milliseconds since its last step while it has work, as the latest heartbeat says. */
+  readonly stalledMs: number;
   /** Milliseconds since it was last heard of, at `ClusterView.nowMs`. */
   readonly silentMs: number;
 }

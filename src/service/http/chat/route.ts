@@ -23,9 +23,13 @@ export async function createChatCompletion(
   if (!wantsLogprobs && (fields.top_logprobs ?? 0) > 0)
     throw new XllmError('invalid_request', 'top_logprobs needs logprobs: true.', { param: 'top_logprobs' });
   const model = context.models.resolve(fields.model);
-  const ids = await encodeMessages(context.text, fields);
+  const ids = await encodeMessages(model.text, fields);
   const wanted = fields.max_completion_tokens ?? fields.max_tokens;
-  const maxTokens = fitMaxTokens(model, ids.length, { wanted, otherwise: model.maxModelLen, promptField: 'messages' });
+  const maxTokens = fitMaxTokens(model.engine, ids.length, {
+    wanted,
+    otherwise: model.engine.maxModelLen,
+    promptField: 'messages',
+  });
   const plan = buildPlan(context, {
     fields,
     model,
@@ -39,15 +43,16 @@ export async function createChatCompletion(
   const view = new ChatView({
     id: `chatcmpl-${request.record.id}`,
     created: context.epochS(),
-    model: context.models.primaryName,
-    fingerprint: model.numericsId,
+    model: model.name,
+    fingerprint: model.engine.numericsId,
     numTopLogprobs: wantsLogprobs ? (fields.top_logprobs ?? 0) : null,
     returnTokenIds: fields.return_token_ids ?? false,
     promptIds: ids,
-    nameOf: tokenNamer(context.text, fields.return_tokens_as_token_ids ?? false),
+    nameOf: tokenNamer(model.text, fields.return_tokens_as_token_ids ?? false),
     includeUsage,
   });
   return respond(context, request, reply, {
+    model,
     plan,
     view,
     stream: fields.stream ?? false,

@@ -27,7 +27,7 @@ export async function createCompletion(
   const fields = parseBody(completionRequest, request.body, unsupportedInCompletions, context.log);
   checkFields(fields);
   const model = context.models.resolve(fields.model);
-  const prompts = await readPrompts(context.text, fields, model);
+  const prompts = await readPrompts(model.text, fields, model.engine);
   const wantsLogprobs = typeof fields.logprobs === 'number';
   const plan = buildPlan(context, {
     fields,
@@ -42,17 +42,18 @@ export async function createCompletion(
   const view = new CompletionView({
     id: `cmpl-${request.record.id}`,
     created: context.epochS(),
-    model: context.models.primaryName,
-    fingerprint: model.numericsId,
+    model: model.name,
+    fingerprint: model.engine.numericsId,
     numTopLogprobs: fields.logprobs ?? null,
-    returnTokenIds: fields.return_token_ids ?? !context.text.hasTokenizer,
+    returnTokenIds: fields.return_token_ids ?? !model.text.hasTokenizer,
     prompts: prompts.map(({ ids }) => ids),
     n: plan.n,
-    nameOf: tokenNamer(context.text, fields.return_tokens_as_token_ids ?? false),
+    nameOf: tokenNamer(model.text, fields.return_tokens_as_token_ids ?? false),
     includeUsage,
   });
   const continuousUsage = fields.stream_options?.continuous_usage_stats ?? false;
   return respond(context, request, reply, {
+    model,
     plan,
     view,
     stream: fields.stream ?? false,

@@ -4,12 +4,13 @@ import { choiceSeed } from '../../../common/seed.ts';
 import type { EngineModel } from '../../engine-client.ts';
 import type { HttpContext } from '../context.ts';
 import { limits } from '../limits.ts';
+import type { ServedModel } from '../models/served-models.ts';
 import { type SamplingFields, stopsOf, toSampling } from '../request/sampling-fields.ts';
 import type { GenerationPlan, PromptPlan } from './plan.ts';
 
 export interface PlanInput {
   readonly fields: SamplingFields;
-  readonly model: EngineModel;
+  readonly model: ServedModel;
   readonly prompts: readonly PromptPlan[];
   readonly wantsLogprobs: boolean;
   /** Alternatives per token. */
@@ -34,19 +35,19 @@ export function buildPlan(context: HttpContext, input: PlanInput): GenerationPla
     );
   }
   const stops = stopsOf(fields);
-  if (stops.length > 0 && !context.text.hasTokenizer) {
+  if (stops.length > 0 && !model.text.hasTokenizer) {
     throw new XllmError('tokenizer_missing', 'stop strings need a tokenizer; use stop_token_ids.', { param: 'stop' });
   }
   const numLogprobs = wantsLogprobs ? numTopLogprobs : -1;
   const maxTokens = Math.min(...prompts.map((prompt) => Math.max(1, prompt.maxTokens)));
   return {
-    model,
+    model: model.engine,
     prompts,
     n,
     seeds: Array.from({ length: numChoices }, (_, index) => seedOf(fields.seed, index % n, context.randomSeed)),
     sampling: toSampling(fields, {
-      defaults: context.config.generationDefaults(),
-      vocabSize: model.vocabSize,
+      defaults: model.defaults,
+      vocabSize: model.engine.vocabSize,
       maxTokens,
       numLogprobs,
       numPromptLogprobs: echoes ? numLogprobs : -1,

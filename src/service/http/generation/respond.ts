@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { XllmError } from '../../../common/errors.ts';
 import type { HttpContext } from '../context.ts';
 import { errorBody, toXllmError } from '../error-reply.ts';
+import type { ServedModel } from '../models/served-models.ts';
 import { SseStream } from '../sse-stream.ts';
 import { type ChoiceEvent, foldEvents } from './events.ts';
 import { Generation } from './generation.ts';
@@ -10,6 +11,7 @@ import type { GenerationPlan } from './plan.ts';
 import { type ReplyView, usageBody } from './view.ts';
 
 export interface GenerationJob {
+  readonly model: ServedModel;
   readonly plan: GenerationPlan;
   readonly view: ReplyView;
   readonly stream: boolean;
@@ -32,8 +34,8 @@ export async function respond(
   const { record } = request;
   const client = new ClientWatch(reply);
   client.throwIfGone();
-  const generation = await Generation.start(job.plan, context.engine, context.text, record);
-  record.admitted(context.models.primaryName, job.plan);
+  const generation = await Generation.start(job.plan, context.engine, job.model.text, record);
+  record.admitted(job.model.name, job.plan);
   context.running.add(generation);
   client.onGone(() => generation.cancel(goneError()));
   try {

@@ -15,9 +15,9 @@ export type ReadyReply = z.output<typeof readyReply>;
 
 export async function readiness(context: HttpContext): Promise<ReadyReply> {
   const { engine, running, models, config } = context;
-  const model = engine.model ? models.primaryName : null;
+  const model = models.isReady ? (models.names[0] ?? null) : null;
   if (running.isDraining) return { status: 'draining', model };
-  if (!engine.model) return { status: 'starting', model };
+  if (!models.isReady) return { status: 'starting', model };
   const status = await statusInTime(engine);
   // Neither an engine that does not answer nor one whose steps do not end would serve anybody.
   if (!status || status.stalledMs > config.maxStallMs) return { status: 'stalled', model };

@@ -87,12 +87,12 @@ export class EngineMetrics {
   }
 
   /** One status per engine; null: it does not answer. Its gauges then say 0, its counters keep what they have. */
-  update(model: string, statuses: readonly InstanceStatus[]): void {
+  update(nameOf: (model: string) => string, statuses: readonly InstanceStatus[]): void {
     this.#up.reset();
     this.#pages.reset();
     // The one engine that is expected is down, and not unheard of.
-    if (statuses.length === 0) this.#updateOne(model, '0', null);
-    for (const { instance, status } of statuses) this.#updateOne(model, engineLabel(instance), status);
+    if (statuses.length === 0) this.#updateOne(nameOf(''), '0', null);
+    for (const { instance, model, status } of statuses) this.#updateOne(nameOf(model), engineLabel(instance), status);
   }
 
   #updateOne(model: string, engine: string, status: StatusReply | null): void {

@@ -1,7 +1,7 @@
 // Owns GET /v1/models.
 import { z } from 'zod';
-import { XllmError } from '../../../common/errors.ts';
 import type { HttpContext } from '../context.ts';
+import { notFound } from './served-models.ts';
 
 export const modelCard = z
   .object({
@@ -22,16 +22,12 @@ export function listModels(context: HttpContext, startedS: number): z.output<typ
 /** Throws XllmError `model_not_found`. */
 export function getModel(context: HttpContext, name: string, startedS: number): z.output<typeof modelCard> {
   const { names } = context.models;
-  if (!names.includes(name)) {
-    const others = names.length > 0 ? `; try ${names.join(', ')}` : '';
-    throw new XllmError('model_not_found', `The model ${JSON.stringify(name)} is not served${others}.`, {
-      param: 'model',
-    });
-  }
+  if (!names.includes(name)) throw notFound(name, names);
   return cardOf(context, name, startedS);
 }
 
-function cardOf({ engine }: HttpContext, id: string, created: number): z.output<typeof modelCard> {
-  const length = engine.model ? { max_model_len: engine.model.maxModelLen } : {};
+function cardOf({ models }: HttpContext, id: string, created: number): z.output<typeof modelCard> {
+  const engine = models.lookup(id)?.engine;
+  const length = engine ? { max_model_len: engine.maxModelLen } : {};
   return { id, object: 'model', created, owned_by: 'xllm', ...length };
 }

@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import { XllmError } from '../../../common/errors.ts';
 import { encodeMessages } from '../chat/prompt.ts';
 import type { HttpContext } from '../context.ts';
+import type { ServedModel } from '../models/served-models.ts';
 import { parseBody } from '../request/body.ts';
 import { toTokenIds } from '../request/token-ids.ts';
 import type { UnsupportedFields } from '../request/unsupported.ts';
@@ -16,12 +17,12 @@ const unsupported: UnsupportedFields = {
 export async function tokenize(context: HttpContext, body: unknown): Promise<z.output<typeof tokenizeReply>> {
   const fields = parseBody(tokenizeRequest, body, unsupported, context.log);
   const model = context.models.resolve(fields.model);
-  const ids = await encodeEither(context, fields);
-  const strings = fields.return_token_strs ? Array.from(ids, (id) => context.text.tokenText(id).text) : null;
-  return { count: ids.length, max_model_len: model.maxModelLen, tokens: [...ids], token_strs: strings };
+  const ids = await encodeEither(model, fields);
+  const strings = fields.return_token_strs ? Array.from(ids, (id) => model.text.tokenText(id).text) : null;
+  return { count: ids.length, max_model_len: model.engine.maxModelLen, tokens: [...ids], token_strs: strings };
 }
 
-function encodeEither({ text }: HttpContext, fields: z.output<typeof tokenizeRequest>): Promise<Int32Array> {
+function encodeEither({ text }: ServedModel, fields: z.output<typeof tokenizeRequest>): Promise<Int32Array> {
   const { prompt, messages } = fields;
   if (typeof prompt === 'string' && !messages) {
     return text.encode(prompt, {
@@ -37,6 +38,6 @@ function encodeEither({ text }: HttpContext, fields: z.output<typeof tokenizeReq
 export async function detokenize(context: HttpContext, body: unknown): Promise<z.output<typeof detokenizeReply>> {
   const fields = parseBody(detokenizeRequest, body, {}, context.log);
   const model = context.models.resolve(fields.model);
-  const ids = toTokenIds(fields.tokens, model.vocabSize, 'tokens');
-  return { prompt: await context.text.decode(ids, { skipSpecialTokens: false }) };
+  const ids = toTokenIds(fields.tokens, model.engine.vocabSize, 'tokens');
+  return { prompt: await model.text.decode(ids, { skipSpecialTokens: false }) };
 }

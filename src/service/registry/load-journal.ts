@@ -1,9 +1,11 @@
 // Owns what this replica knows of an instance's load beyond the last status: requests sent, begun and ended since. Pure.
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
-import type { InstanceLoad, InstanceView } from '../registry/cluster-view.ts';
+import type { InstanceLoad, InstanceView } from './cluster-view.ts';
 
 /** One attempt at an instance. */
 export interface JournalEntry {
+  /** How many were sent before it. */
+  readonly ordinal: number;
   readonly sentMs: number;
   readonly numSeqs: number;
   readonly numPromptTokens: number;
@@ -15,11 +17,21 @@ export interface JournalEntry {
 export class LoadJournal {
   readonly #entries = new Set<JournalEntry>();
   #status: StatusReply | null = null;
-  /** When the status was asked for: it may or may not show what happened since. */
-  #askedMs = Number.NEGATIVE_INFINITY;
+  /** When the status came: it may or may not show what happened since. */
+  #reportedMs = Number.NEGATIVE_INFINITY;
+  #numSent = 0;
+  /** Of what was sent, how many the status knows of. */
+  #numReported = 0;
 
   sent(nowMs: number, numSeqs: number, numPromptTokens: number): JournalEntry {
-    const entry = { sentMs: nowMs, numSeqs, numPromptTokens, firstMs: Number.NaN, endMs: Number.NaN };
+    const entry = {
+      ordinal: this.#numSent++,
+      sentMs: nowMs,
+      numSeqs,
+      numPromptTokens,
+      firstMs: Number.NaN,
+      endMs: Number.NaN,
+    };
     this.#entries.add(entry);
     return entry;
   }
@@ -29,10 +41,12 @@ export class LoadJournal {
     this.#entries.delete(entry);
   }
 
-  report(status: StatusReply, askedMs: number): void {
+  /** A status that knows of the first `numSubmits` attempts sent here, and came at `nowMs`. */
+  report(status: StatusReply, numSubmits: number, nowMs: number): void {
     this.#status = status;
-    this.#askedMs = askedMs;
-    for (const entry of this.#entries) if (entry.endMs < askedMs) this.#entries.delete(entry);
+    this.#reportedMs = nowMs;
+    this.#numReported = numSubmits;
+    for (const entry of this.#entries) if (entry.endMs < nowMs) this.#entries.delete(entry);
   }
 
   get status(): StatusReply | null {
@@ -55,8 +69,8 @@ export class LoadJournal {
       numKvBlocksUsed: status?.numKvBlocksUsed ?? 0,
     };
     const unreported = { numRequests: 0, numPromptTokens: 0 };
-    for (const { sentMs, numSeqs, numPromptTokens, firstMs, endMs } of this.#entries) {
-      const isReported = sentMs < this.#askedMs;
+    for (const { ordinal, numSeqs, numPromptTokens, firstMs, endMs } of this.#entries) {
+      const isReported = ordinal < this.#numReported;
       const hasBegun = !Number.isNaN(firstMs);
       const hasEnded = !Number.isNaN(endMs);
       if (!isReported) {
@@ -64,7 +78,7 @@ export class LoadJournal {
         if (!hasBegun && !hasEnded) unreported.numPromptTokens += numPromptTokens;
         continue;
       }
-      if ((hasBegun && firstMs >= this.#askedMs) || (hasEnded && !hasBegun)) load.numQueuedTokens -= numPromptTokens;
+      if ((hasBegun && firstMs >= this.#reportedMs) || (hasEnded && !hasBegun)) load.numQueuedTokens -= numPromptTokens;
       if (!hasEnded) continue;
       load.numRunning -= numSeqs;
       load.numContextTokens -= numSeqs * numPromptTokens;
