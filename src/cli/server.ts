@@ -52,6 +52,7 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     const defaults = await readGenerationDefaults(found.path);
     const http = createHttpServer({
       engine: local.engine,
+      routing: local.engine,
       assetsOf: () => ({ text, defaults }),
       log,
       config: httpConfigOf(options, modelNames, apiKeys),

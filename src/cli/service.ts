@@ -70,6 +70,7 @@ export async function service(options: ServiceOptions, modelSpecs: readonly stri
     let group: ServiceGroup | null = null;
     const http = createHttpServer({
       engine,
+      routing: engine,
       assetsOf: (model) => catalogue.of(model),
       log,
       group: () => group?.report() ?? { replica, replicas: [], writer: null, summary: null },

@@ -11,6 +11,7 @@ import type {
   EngineRequest,
   InstanceStatus,
 } from '../engine-client.ts';
+import type { RoutingControl, RoutingFigures } from '../http/routing/control.ts';
 import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import type { RoutingRequest } from '../routing/policy.ts';
@@ -40,15 +41,7 @@ const DEFAULT_DEADLINE_MS = 6 * 3_600_000;
 /** How often waiting requests look for an instance, besides whenever one becomes available. */
 const RETRY_MS = 250;
 
-/** What routing has done so far, for metrics. */
-export interface RoutingCounters {
-  /** By instance and policy, as "instance\0policy". */
-  readonly decisions: ReadonlyMap<string, number>;
-  readonly numRecoveries: number;
-  readonly numRecoveryFailures: number;
-}
-
-export class RoutedEngine implements EngineClient {
+export class RoutedEngine implements EngineClient, RoutingControl {
   readonly #pool: EnginePool;
   readonly #clock: Clock;
   readonly #options: RoutingOptions;
@@ -61,7 +54,8 @@ export class RoutedEngine implements EngineClient {
   readonly #waiting = new Map<RoutedRequest, number>();
   #recovering: NodeJS.Timeout | null = null;
   #numArrivals = 0;
-  readonly #decisions = new Map<string, number>();
+  /** By instance and policy. */
+  readonly #decisions = new Map<string, { instance: string; policy: string; count: number }>();
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
 
@@ -108,17 +102,17 @@ export class RoutedEngine implements EngineClient {
     this.#router.policy = policy;
   }
 
-  get counters(): RoutingCounters {
+  get figures(): RoutingFigures {
+    const instances = this.#pool.view().instances.map(({ name }) => name);
     return {
-      decisions: this.#decisions,
+      decisions: [...this.#decisions.values()],
       numRecoveries: this.#numRecoveries,
       numRecoveryFailures: this.#numRecoveryFailures,
+      ttftErrors: instances.flatMap((instance) => {
+        const error = this.#router.correction.errorOf(instance);
+        return error === null ? [] : [{ instance, error }];
+      }),
     };
-  }
-
-  /** Running mean of |predicted - measured| / measured of first tokens; null: nothing was measured yet. */
-  ttftErrorOf(instance: string): number | null {
-    return this.#router.correction.errorOf(instance);
   }
 
   /** What happened to a recent request, by its client's id; empty: it is not known. */
@@ -170,8 +164,10 @@ export class RoutedEngine implements EngineClient {
     const alike = new Set([...excluded, ...others.map(({ name }) => name)]);
     const decision = this.#router.route(request, view, alike) ?? this.#router.route(request, view, excluded);
     if (decision) {
-      const key = `${decision.instance}\0${decision.policy}`;
-      this.#decisions.set(key, (this.#decisions.get(key) ?? 0) + 1);
+      const { instance, policy } = decision;
+      const key = `${instance} ${policy}`;
+      const count = (this.#decisions.get(key)?.count ?? 0) + 1;
+      this.#decisions.set(key, { instance, policy, count });
     }
     return decision;
   }

@@ -7,10 +7,13 @@ import type { HttpConfig } from './config.ts';
 import type { RequestRecord } from './generation/record.ts';
 import type { RequestMetrics } from './metrics/request-metrics.ts';
 import type { ServedModels } from './models/served-models.ts';
+import type { RoutingControl } from './routing/control.ts';
 import type { RunningRequests } from './running-requests.ts';
 
 export interface HttpContext {
   readonly engine: EngineClient;
+  /** null: there is nothing to route. */
+  readonly routing: RoutingControl | null;
   /** The service replicas, and which of them writes. */
   readonly group: () => GroupReport;
   readonly config: HttpConfig;

@@ -11,6 +11,8 @@ import { healthReply, readiness, readyReply } from './health/route.ts';
 import type { MetricsPage } from './metrics/route.ts';
 import { getModel, listModels, modelCard, modelList } from './models/route.ts';
 import { type PageFile, pageFiles } from './page/files.ts';
+import type { RoutingControl } from './routing/control.ts';
+import { changePolicy, explainRequest, policyReply, policyRequest, requestReply, showPolicy } from './routing/route.ts';
 import { detokenize, tokenize } from './tokenize/route.ts';
 import { detokenizeReply, detokenizeRequest, tokenizeReply, tokenizeRequest } from './tokenize/schema.ts';
 
@@ -140,7 +142,41 @@ export function createRoutes(context: HttpContext, metrics: MetricsPage, openapi
       kind: 'api',
       handle: async () => openapi(),
     },
+    ...(context.routing ? routingRoutes(context, context.routing) : []),
     ...pageFiles().map(pageRoute),
+  ];
+}
+
+function routingRoutes(context: HttpContext, routing: RoutingControl): readonly Route[] {
+  return [
+    {
+      method: 'GET',
+      path: '/v1/requests/*',
+      about: 'What happened to a recent request and why: routing, attempts, recovery.',
+      access: 'key',
+      kind: 'api',
+      reply: requestReply,
+      handle: async (request) => explainRequest(routing, (request.params as { '*': string })['*']),
+    },
+    {
+      method: 'GET',
+      path: '/v1/cluster/policy',
+      about: 'How an instance is chosen.',
+      access: 'key',
+      kind: 'api',
+      reply: policyReply,
+      handle: async () => showPolicy(routing),
+    },
+    {
+      method: 'POST',
+      path: '/v1/cluster/policy',
+      about: 'Change how an instance is chosen.',
+      access: 'key',
+      kind: 'api',
+      request: policyRequest,
+      reply: policyReply,
+      handle: async (request) => changePolicy(routing, request.body, context),
+    },
   ];
 }
 

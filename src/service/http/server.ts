@@ -15,10 +15,13 @@ import { createRegistry, MetricsPage } from './metrics/route.ts';
 import { type AssetsOf, ServedModels } from './models/served-models.ts';
 import { openapiDocument } from './openapi/document.ts';
 import { createRoutes } from './routes.ts';
+import type { RoutingControl } from './routing/control.ts';
 import { RunningRequests } from './running-requests.ts';
 
 export interface HttpServerParts {
   readonly engine: EngineClient;
+  /** Absent: one engine, and nothing to say about the way to it. */
+  readonly routing?: RoutingControl;
   readonly assetsOf: AssetsOf;
   /** Absent: there is one service process only. */
   readonly group?: () => GroupReport;
@@ -56,6 +59,7 @@ export function createHttpServer(parts: HttpServerParts): HttpServer {
   const registry = createRegistry();
   const context: HttpContext = {
     engine: parts.engine,
+    routing: parts.routing ?? null,
     group: parts.group ?? alone,
     log: parts.log,
     config,

@@ -121,6 +121,6 @@ export class EngineMetrics {
 }
 
 /** vLLM numbers its engines: `engine-3` is engine 3; other names stay. */
-function engineLabel(instance: string): string {
+export function engineLabel(instance: string): string {
   return /^engine-(\d+)$/.exec(instance)?.[1] ?? instance;
 }

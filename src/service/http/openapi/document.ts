@@ -47,14 +47,15 @@ export function openapiDocument(routes: readonly Route[]): object {
     const chunk = streamed[path];
     const events = chunk ? { 'text/event-stream': { schema: refTo(chunk, 'output') } } : {};
     const content = { ...(reply ? json(refTo(reply, 'output')) : {}), ...events };
-    const openPath = path.replace('*', '{model}');
+    const wildcard = path.startsWith('/v1/models/') ? 'model' : 'id';
+    const openPath = path.replace('*', `{${wildcard}}`);
     paths[openPath] = {
       ...paths[openPath],
       [method.toLowerCase()]: {
         summary: about,
         description: note,
         ...(path.endsWith('*')
-          ? { parameters: [{ name: 'model', in: 'path', required: true, schema: { type: 'string' } }] }
+          ? { parameters: [{ name: wildcard, in: 'path', required: true, schema: { type: 'string' } }] }
           : {}),
         ...(access === 'public' ? { security: [] } : {}),
         ...(request ? { requestBody: { required: true, content: json(refTo(request, 'input')) } } : {}),

@@ -1,0 +1,54 @@
+// Owns the figures of routing and recovery, read when someone scrapes.
+import { Counter, Gauge, type Registry } from 'prom-client';
+import type { RoutingControl } from '../routing/control.ts';
+import { engineLabel } from './engine-metrics.ts';
+
+export class RoutingMetrics {
+  readonly #routing: RoutingControl;
+  readonly #decisions: Counter<'engine' | 'policy'>;
+  readonly #recoveries: Counter<'outcome'>;
+  readonly #ttftError: Gauge<'engine'>;
+  /** Totals last seen. */
+  readonly #seen = new Map<string, number>();
+
+  constructor(registry: Registry, routing: RoutingControl) {
+    const registers = [registry];
+    this.#routing = routing;
+    this.#decisions = new Counter({
+      name: 'xllm:routing_decisions_total',
+      help: 'Requests sent to an engine, by policy; a recovered one counts again.',
+      labelNames: ['engine', 'policy'],
+      registers,
+    });
+    this.#recoveries = new Counter({
+      name: 'xllm:request_recoveries_total',
+      help: 'Requests whose engine failed: taken over by another, or failed.',
+      labelNames: ['outcome'],
+      registers,
+    });
+    this.#ttftError = new Gauge({
+      name: 'xllm:ttft_prediction_error',
+      help: 'Running mean of |predicted - measured| / measured of first tokens, from sending on.',
+      labelNames: ['engine'],
+      registers,
+    });
+  }
+
+  update(): void {
+    const { decisions, numRecoveries, numRecoveryFailures, ttftErrors } = this.#routing.figures;
+    for (const { instance, policy, count } of decisions) {
+      const labels = { engine: engineLabel(instance), policy };
+      this.#decisions.inc(labels, this.#increase(`${instance} ${policy}`, count));
+    }
+    this.#recoveries.inc({ outcome: 'continued' }, this.#increase('continued', numRecoveries));
+    this.#recoveries.inc({ outcome: 'failed' }, this.#increase('failed', numRecoveryFailures));
+    this.#ttftError.reset();
+    for (const { instance, error } of ttftErrors) this.#ttftError.set({ engine: engineLabel(instance) }, error);
+  }
+
+  #increase(name: string, total: number): number {
+    const seen = this.#seen.get(name) ?? 0;
+    this.#seen.set(name, total);
+    return total - seen;
+  }
+}
