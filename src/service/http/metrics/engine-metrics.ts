@@ -93,7 +93,8 @@ export class EngineMetrics {
     this.#pages.reset();
     // The one engine that is expected is down, and not unheard of.
     if (statuses.length === 0) this.#updateOne(models.names[0] ?? '', '0', null);
-    for (const { instance, model, status } of statuses) this.#updateOne(models.nameOf(model), engineLabel(instance), status);
+    for (const { instance, model, status } of statuses)
+      this.#updateOne(models.nameOf(model), engineLabel(instance), status);
   }
 
   #updateOne(model: string, engine: string, status: StatusReply | null): void {
