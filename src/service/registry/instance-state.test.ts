@@ -63,14 +63,16 @@ test('the state is what was heard and what is listed, whatever the order', () =>
     fc.property(fc.array(fc.tuple(fc.nat(6_000), event), { maxLength: 40 }), (steps) => {
       let health: Health | null = newHealth(0);
       let nowMs = 0;
+      let unlistedMs = Number.NaN;
       for (const [waitMs, next] of steps) {
         nowMs += waitMs;
         const before: Health = health;
+        if (next.type === 'unregistered' && before.isLeased) unlistedMs = nowMs;
         health = nextHealth(before, next, nowMs, limits);
         if (health === null) {
           expect(next.type).toBe('tick');
-          expect(before.isLeased).toBe(false);
-          expect(nowMs - before.lastHeardMs).toBeGreaterThan(limits.silentMs);
+          expect(before).toMatchObject({ state: 'SUSPECT', isLeased: false });
+          expect(Math.min(nowMs - before.sinceMs, nowMs - unlistedMs)).toBeGreaterThanOrEqual(limits.suspectMs);
           return;
         }
         const isLost = nowMs - health.lastHeardMs > limits.silentMs || health.stalledMs > limits.stalledMs;
