@@ -68,6 +68,16 @@ export const commands: readonly CommandSpec<z.ZodObject>[] = [
     ],
     run: async (options, args) => (await import('./engine.ts')).engine(options, args),
   }),
+  defineCommand({
+    name: 'status',
+    about: 'Show the instances behind a server: health, load, KV, step times.',
+    args: [],
+    schema: commandOptions.status,
+    examples: ['xllm status', 'xllm status --url http://10.0.0.5:8000 --json'],
+    run: async (options) => {
+      process.exitCode = await (await import('./status.ts')).status(options, terminalIo());
+    },
+  }),
 ];
 
 export interface CommandGroup {

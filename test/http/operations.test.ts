@@ -127,6 +127,7 @@ describe('/openapi.json', () => {
       '/v1/completions',
       '/v1/models',
       '/v1/models/{model}',
+      '/v1/cluster',
       '/tokenize',
       '/detokenize',
       '/health',

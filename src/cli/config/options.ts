@@ -189,6 +189,13 @@ export const commandOptions = {
     ...modelOptions,
     ...logOptions,
   }),
+  status: z.strictObject({
+    url: z
+      .string()
+      .default('http://127.0.0.1:8000')
+      .describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+    json: z.boolean().default(false).describe('Everything, as JSON.'),
+  }),
   run: z.strictObject({
     maxTokens: count.default(256).describe('Most tokens to generate.'),
     temperature: z.number().min(0).max(10).default(0).describe('0: always the likeliest token.'),

@@ -125,7 +125,8 @@ export class EngineServer {
         else stream.end();
       },
       drain: async (request) => {
-        if (this.#isMeant(request)) await this.drain(request.deadlineMs);
+        // What ends a service must name it: bytes that happen to decode to this message name nobody.
+        if (request.incarnation === this.#options.incarnation) await this.drain(request.deadlineMs);
         return create(DrainReplySchema, { numRemaining: this.#requests.size });
       },
     });

@@ -12,11 +12,6 @@ export function canServe(instances: readonly InstanceView[], model: string): boo
   );
 }
 
-export function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
+function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
   return a.model === b.model && a.numericsId === b.numericsId && a.kvLayout === b.kvLayout;
-}
-
-/** Models that a request sent now would be served by, in order of their names. */
-export function servedModels(instances: readonly InstanceView[]): string[] {
-  return [...new Set(instances.map(({ model }) => model))].filter((model) => canServe(instances, model)).sort();
 }

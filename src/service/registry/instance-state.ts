@@ -16,6 +16,8 @@ export interface Health {
   readonly state: InstanceState;
   /** Whether the coordinator lists it. */
   readonly isLeased: boolean;
+  /** Since when the coordinator lists it, or does not. */
+  readonly leaseMs: number;
   readonly lastHeardMs: number;
   readonly stalledMs: number;
   /** Since when it has been in its state. */
@@ -31,7 +33,7 @@ export type HealthEvent =
   | { readonly type: 'tick' };
 
 export function newHealth(nowMs: number): Health {
-  return { state: 'ACTIVE', isLeased: true, lastHeardMs: nowMs, stalledMs: 0, sinceMs: nowMs };
+  return { state: 'ACTIVE', isLeased: true, leaseMs: nowMs, lastHeardMs: nowMs, stalledMs: 0, sinceMs: nowMs };
 }
 
 /** What an event makes of an instance; null: it is to be removed. */
@@ -39,11 +41,11 @@ export function nextHealth(health: Health, event: HealthEvent, nowMs: number, li
   switch (event.type) {
     case 'registered': {
       // Whoever renews a registration lives; whether this replica hears of it shows within `silentMs`.
-      const heard = health.isLeased ? health : { ...health, isLeased: true, lastHeardMs: nowMs };
+      const heard = health.isLeased ? health : { ...health, isLeased: true, leaseMs: nowMs, lastHeardMs: nowMs };
       return settle(heard, nowMs, limits);
     }
     case 'unregistered': {
-      const gone = { ...health, isLeased: false };
+      const gone = health.isLeased ? { ...health, isLeased: false, leaseMs: nowMs } : health;
       if (event.answered) return settle({ ...gone, lastHeardMs: nowMs }, nowMs, limits);
       // It must be heard of again before it is believed: as if silent for long enough.
       return settle({ ...gone, lastHeardMs: Math.min(health.lastHeardMs, nowMs - limits.silentMs - 1) }, nowMs, limits);
@@ -52,8 +54,8 @@ export function nextHealth(health: Health, event: HealthEvent, nowMs: number, li
       return settle({ ...health, lastHeardMs: nowMs, stalledMs: event.stalledMs }, nowMs, limits);
     case 'tick': {
       const settled = settle(health, nowMs, limits);
-      const isOver = settled.state === 'SUSPECT' && !settled.isLeased && nowMs - settled.sinceMs >= limits.suspectMs;
-      return isOver ? null : settled;
+      if (settled.state !== 'SUSPECT' || settled.isLeased) return settled;
+      return nowMs - Math.max(settled.sinceMs, settled.leaseMs) >= limits.suspectMs ? null : settled;
     }
   }
 }

@@ -1,6 +1,7 @@
 // Owns the figures that come from the engine's status, fetched when someone scrapes.
 // Names as in vLLM's docs/design/metrics.md where it has the figure, else xllm:*.
 import { Counter, Gauge, type Registry } from 'prom-client';
+import type { ServedModels } from '../models/served-models.ts';
 import type { StatusReply } from '../../../contract/generated/xllm_pb.js';
 import type { InstanceStatus } from '../../engine-client.ts';
 
@@ -87,12 +88,13 @@ export class EngineMetrics {
   }
 
   /** One status per engine; null: it does not answer. Its gauges then say 0, its counters keep what they have. */
-  update(nameOf: (model: string) => string, statuses: readonly InstanceStatus[]): void {
+  update(models: ServedModels, statuses: readonly InstanceStatus[]): void {
     this.#up.reset();
     this.#pages.reset();
     // The one engine that is expected is down, and not unheard of.
-    if (statuses.length === 0) this.#updateOne(nameOf(''), '0', null);
-    for (const { instance, model, status } of statuses) this.#updateOne(nameOf(model), engineLabel(instance), status);
+    if (statuses.length === 0) this.#updateOne(models.names[0] ?? '', '0', null);
+    for (const { instance, model, status } of statuses)
+      this.#updateOne(models.nameOf(model), engineLabel(instance), status);
   }
 
   #updateOne(model: string, engine: string, status: StatusReply | null): void {

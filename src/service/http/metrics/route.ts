@@ -51,7 +51,7 @@ export class MetricsPage {
 
   async render(): Promise<string> {
     const { engine, models } = this.#context;
-    this.#engine.update((model) => models.nameOf(model), await statusesInTime(engine));
+    this.#engine.update(models, await statusesInTime(engine));
     this.#routing?.update();
     return this.#registry.metrics();
   }
