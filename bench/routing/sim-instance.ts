@@ -15,6 +15,7 @@ export interface SimInstanceOptions {
   readonly numKvBlocks: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  readonly longPrefillThreshold: number;
   readonly maxModelLen: number;
   readonly numericsId: string;
   readonly modelName: string;
@@ -54,7 +55,7 @@ export class SimInstance {
         maxQueueMs: Number.POSITIVE_INFINITY,
         maxNumPartialPrefills: 4,
         maxLongPartialPrefills: 1,
-        longPrefillThreshold: Math.ceil(maxNumBatchedTokens / 2),
+        longPrefillThreshold: options.longPrefillThreshold,
       },
       policy: 'fcfs',
       edits: { needsTokens: () => false, editsFor: () => null },

@@ -96,6 +96,7 @@ export function simulate(requests: readonly SimRequest[], options: SimOptions): 
     const name = `engine-${i}`;
     const engine = new SimInstance({ ...instance, name, modelName, numericsId });
     const { numKvBlocks, blockTokens, maxNumSeqs, maxNumBatchedTokens, maxModelLen, stepTime } = instance;
+    const { longPrefillThreshold } = instance;
     const life = { name, incarnation: name };
     registry.registered(
       {
@@ -107,7 +108,7 @@ export function simulate(requests: readonly SimRequest[], options: SimOptions): 
         build: '',
         numericsId,
         kvLayout: '',
-        capacity: { maxNumSeqs, maxNumBatchedTokens, numKvBlocks, blockTokens, maxModelLen },
+        capacity: { maxNumSeqs, maxNumBatchedTokens, longPrefillThreshold, numKvBlocks, blockTokens, maxModelLen },
         stepTime,
       },
       0,
