@@ -30,6 +30,8 @@ const recordSchema = z.object({
   capacity: z.object({
     maxNumSeqs: count,
     maxNumBatchedTokens: count,
+    /** 0: not stated. */
+    longPrefillThreshold: count.default(0),
     numKvBlocks: count,
     blockTokens: count.min(1),
     maxModelLen: count,

@@ -166,16 +166,19 @@ export class Scheduler {
   }
 
   stats(): SchedulerStats {
-    const { counters, running, waiting, numPaused } = this.#state;
+    const { counters, running, waiting, numPaused, kv } = this.#state;
     const sum = (items: readonly Sequence[], of: (sequence: Sequence) => number) =>
       items.reduce((total, sequence) => total + of(sequence), 0);
     const queued = (sequence: Sequence) => Math.max(0, numRemaining(sequence) - 1);
+    // Digests are known once planning has looked at a sequence: the first ones of the queue.
+    const queuedNew = (sequence: Sequence) =>
+      Math.max(0, queued(sequence) - kv.match(sequence.digests, sequence.digests.length) * kv.blockTokens);
     return {
       ...counters,
       numRunning: running.length,
       numWaiting: waiting.length,
       numPaused,
-      numQueuedTokens: sum(running.items, queued) + sum(waiting.items, queued),
+      numQueuedTokens: sum(running.items, queued) + sum(waiting.items, queuedNew),
       numContextTokens: sum(running.items, numExpected),
     };
   }

@@ -184,6 +184,7 @@ function recordOf(
     capacity: {
       maxNumSeqs: options.maxNumSeqs,
       maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
+      longPrefillThreshold: options.longPrefillThreshold,
       numKvBlocks: Math.min(...memory.numPages),
       blockTokens: options.blockSize,
       maxModelLen: memory.maxModelLen,

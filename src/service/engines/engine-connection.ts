@@ -42,6 +42,8 @@ export interface Attempt extends EngineRequest {
   readonly attempt: number;
   /** Tokens of earlier attempts, by seed. */
   readonly generatedIds: readonly Int32Array[];
+  /** Tokens whose KV the engine is taken to hold. */
+  readonly cachedTokens: number;
 }
 
 /** A request the engine has admitted and not finished. */
@@ -168,7 +170,8 @@ export class EngineConnection {
     if (this.#carried.has(key))
       return { refused: 'invalid_request', message: `request id ${requestId} is already running` };
     const numTokens = request.promptIds.length + Math.max(0, ...generatedIds.map((ids) => ids.length));
-    const entry = this.#journal.sent(this.#clock.nowMs(), request.seeds.length, numTokens);
+    const numNewTokens = Math.max(0, numTokens - request.cachedTokens);
+    const entry = this.#journal.sent(this.#clock.nowMs(), request.seeds.length, numNewTokens);
     // Registered before the call: the first tokens may overtake the reply.
     const carried = { requestId, attempt, entry, numDenials: 0, onDelta, open: new Set(request.seeds.keys()) };
     this.#carried.set(key, carried);

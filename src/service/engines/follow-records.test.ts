@@ -14,7 +14,14 @@ const record = {
   build: '',
   numericsId: 'n',
   kvLayout: '',
-  capacity: { maxNumSeqs: 1, maxNumBatchedTokens: 1, numKvBlocks: 1, blockTokens: 16, maxModelLen: 16 },
+  capacity: {
+    maxNumSeqs: 1,
+    maxNumBatchedTokens: 1,
+    longPrefillThreshold: 256,
+    numKvBlocks: 1,
+    blockTokens: 16,
+    maxModelLen: 16,
+  },
   stepTime: null,
 };
 const encoder = new TextEncoder();

@@ -160,7 +160,7 @@ export class RoutedRequest {
       this.#instance = instance;
       this.#note('routed', explained(decision));
       const sentMs = this.#host.nowMs();
-      const message = this.#begin(attempt, leftMs);
+      const message = this.#begin(attempt, leftMs, decision.chosen.cachedTokens);
       const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
       const result = await this.#host.submit(instance, message, onDelta);
       if (this.#attempt !== attempt || this.#isEnded) {
@@ -184,7 +184,7 @@ export class RoutedRequest {
     return null;
   }
 
-  #begin(attempt: number, leftMs: number): Attempt {
+  #begin(attempt: number, leftMs: number, cachedTokens: number): Attempt {
     const { request } = this;
     const open = this.#open();
     this.#attemptChoices = open;
@@ -196,6 +196,7 @@ export class RoutedRequest {
       ...request,
       attempt,
       generatedIds,
+      cachedTokens,
       seeds: open.map((index) => request.seeds[index] ?? 0n),
       sampling: isPromptTold ? { ...request.sampling, numPromptLogprobs: -1 } : request.sampling,
       deadlineMs: Math.min(MAX_UINT32, Math.ceil(leftMs)),

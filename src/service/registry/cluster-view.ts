@@ -14,6 +14,8 @@ export type InstanceState = 'ACTIVE' | 'LEASE_LOST' | 'SUSPECT';
 export interface InstanceCapacity {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  /** Prompts of more tokens are computed one after the other; shorter ones pass them. */
+  readonly longPrefillThreshold: number;
   readonly numKvBlocks: number;
   /** Tokens per KV block: what digests are computed over. */
   readonly blockTokens: number;

@@ -1,6 +1,6 @@
 // Owns the prediction of what a request would meet at an instance: time to its first token, time per later one. Pure.
-import { predictPrefillMs, predictStepMs, type StepTimeModel } from '../../common/step-time.ts';
-import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
+import { predictPrefillMs, predictStepMs, type StepShape, type StepTimeModel } from '../../common/step-time.ts';
+import type { ClusterView, InstanceLoad, InstanceView } from '../registry/cluster-view.ts';
 import type { Candidate, RoutingRequest } from './policy.ts';
 
 /** Of an instance that has said nothing: a small model on a CPU. Comparisons need some scale. */
@@ -20,33 +20,33 @@ export function predict(instance: InstanceView, request: RoutingRequest, cachedT
   const { numPromptTokens, numSeqs } = request;
   const numDecoding = load.numRunning;
   const numQueuedTokens = load.numQueuedTokens + unreported.numPromptTokens;
-  const decode = {
-    numTokens: numDecoding,
-    numSeqs: numDecoding,
-    contextTokens: load.numContextTokens,
-    attendedPairs: load.numContextTokens,
-  };
+  const numOwnTokens = Math.max(1, numPromptTokens - cachedTokens);
   // Steps hold the running decodes and, in what is left of the budget, prompts in order of arrival.
   const budget = Math.max(1, capacity.maxNumBatchedTokens - numDecoding);
-  const numOwnTokens = Math.max(1, numPromptTokens - cachedTokens);
-  const numSteps = Math.ceil((numQueuedTokens + numOwnTokens) / budget);
-  const decodeShareMs = predictStepMs(model, decode) - model.constantMs;
+  const decodeMs = predictStepMs(model, decodeShape(load, 0, 0));
   const ownMs = predictPrefillMs(model, numPromptTokens - numOwnTokens, numPromptTokens, budget);
-  const queuedSteps = Math.max(0, numSteps - Math.ceil(numOwnTokens / budget));
-  const queuedMs = numQueuedTokens * model.tokenMs + queuedSteps * (model.constantMs + model.seqMs);
-  const isBusy = numDecoding + load.numWaiting + numQueuedTokens > 0;
+  const numOwnSteps = Math.ceil(numOwnTokens / budget);
+  const passes = numOwnTokens <= capacity.longPrefillThreshold;
+  // A short prompt gets what a long one leaves of each step; a long one waits until all before it are done.
+  const numStepsBefore = passes ? 0 : Math.ceil((numQueuedTokens + numOwnTokens) / budget) - numOwnSteps;
+  const numSharedTokens = Math.min(numQueuedTokens, passes ? numOwnSteps * (budget - numOwnTokens) : numQueuedTokens);
+  const queuedMs = Math.max(0, numSharedTokens) * model.tokenMs + numStepsBefore * (model.constantMs + model.seqMs);
   // A step under way has to end first: half of it on average.
-  const currentMs = isBusy ? (predictStepMs(model, decode) + Math.min(numQueuedTokens, budget) * model.tokenMs) / 2 : 0;
-  const stepMs = predictStepMs(model, {
-    numTokens: numDecoding + numSeqs,
-    numSeqs: numDecoding + numSeqs,
-    contextTokens: load.numContextTokens + numSeqs * numPromptTokens,
-    attendedPairs: load.numContextTokens + numSeqs * numPromptTokens,
-  });
+  const isBusy = numDecoding + load.numWaiting + numQueuedTokens > 0;
+  const currentMs = isBusy ? (decodeMs + Math.min(numQueuedTokens, budget) * model.tokenMs) / 2 : 0;
+  const stepMs = predictStepMs(model, decodeShape(load, numSeqs, numPromptTokens));
   const numBefore = numDecoding + load.numWaiting + unreported.numRequests;
   const numTooMany = Math.max(0, numBefore + 1 - capacity.maxNumSeqs);
   const seatMs = (numTooMany * guessedTokensLeft * stepMs) / Math.max(1, capacity.maxNumSeqs);
-  return { ttftMs: currentMs + queuedMs + numSteps * decodeShareMs + ownMs + seatMs, stepMs };
+  const sharesMs = (numStepsBefore + numOwnSteps) * (decodeMs - model.constantMs);
+  return { ttftMs: currentMs + queuedMs + sharesMs + ownMs + seatMs, stepMs };
+}
+
+/** A step of the running sequences and `numMore` of `numTokens` each. */
+function decodeShape(load: InstanceLoad, numMore: number, numTokens: number): StepShape {
+  const numSeqs = load.numRunning + numMore;
+  const contextTokens = load.numContextTokens + numMore * numTokens;
+  return { numTokens: numSeqs, numSeqs, contextTokens, attendedPairs: contextTokens };
 }
 
 /** Instances that could take the request, with what is expected there. `factorOf`: correction learned from live requests. */

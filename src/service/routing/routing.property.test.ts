@@ -92,7 +92,7 @@ describe('cache-aware', () => {
           view: instanceView('warm', {
             load: { numRunning: 4, numWaiting: 2, numQueuedTokens, numContextTokens: 4_000, numKvBlocksUsed: 300 },
           }),
-          heldBlocks: 62,
+          heldBlocks: 30,
         },
       ]);
     const route = (numQueuedTokens: number) =>
