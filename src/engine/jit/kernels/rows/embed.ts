@@ -19,7 +19,7 @@ import {
   SUPER_BLOCKS,
   stripBytes,
 } from '../product/layout.ts';
-import { cutRows, emitEach16, emitRowOp, emitRowPointer, floatsObstacle, opLayout } from './row-op.ts';
+import { cutRows, emitRowOp, emitRowPointer, floatsObstacle, opLayout } from './row-op.ts';
 
 /** Rows of floats one after the other, as in files. */
 export interface RowTable {
