@@ -84,8 +84,10 @@ class Machine implements VectorMachine {
       case 'call':
         return true;
       // As if differences never overflowed.
+      case 'js':
       case 'jl':
         return sign;
+      case 'jns':
       case 'jge':
         return !sign;
       case 'jb':
@@ -191,9 +193,10 @@ class Machine implements VectorMachine {
   lanes(operand: Operand, numLanes: number): Uint32Array {
     invariant(typeof operand === 'object', 'a vector or memory');
     if (operand.kind === 'vec') return this.#vectors.slice(operand.id * 16, operand.id * 16 + numLanes);
-    invariant(operand.kind === 'mem' && !operand.broadcast, 'a vector or plain memory');
-    const { view, at } = this.#place(this.#addressOf(operand), numLanes * 4);
-    return Uint32Array.from({ length: numLanes }, (_, lane) => view.getUint32(at + 4 * lane, true));
+    invariant(operand.kind === 'mem', 'a vector or memory');
+    const step = operand.broadcast ? 0 : 4;
+    const { view, at } = this.#place(this.#addressOf(operand), operand.broadcast ? 4 : numLanes * 4);
+    return Uint32Array.from({ length: numLanes }, (_, lane) => view.getUint32(at + step * lane, true));
   }
 
   setLanes(operand: Operand, values: Uint32Array): void {
