@@ -6,8 +6,8 @@ import type { Address } from '../ffi/koffi.ts';
 import { SystemError } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { bytesOf, type TensorType, tensorTypes } from '../tensor/dtype.ts';
-import type { Packing } from '../tensor/products.ts';
 import { isWeightType } from './dtype-policy.ts';
+import type { Packing } from './packing.ts';
 
 /** Tensors of one format and row length become one, below each other. */
 export interface WeightRequest {

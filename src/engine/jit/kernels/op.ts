@@ -98,5 +98,10 @@ export class OpBlock {
   }
 }
 
+/** Makes the op block at `byteOffset` work on the number of rows that stands at `rows`. */
+export function setRows(buffer: ArrayBuffer, byteOffset: number, rows: Address): void {
+  new DataView(buffer, byteOffset).setBigInt64(opField.rows, BigInt(rows), true);
+}
+
 /** An 8-byte field of an op. */
 export const opMem = (op: Gpr, field: number): Mem => sized(mem(op, field), 8);

@@ -84,12 +84,16 @@ export function emitProgram(): MachineCode {
     };
 
     const next = a.here('op');
-    const [wait, done, poll] = [a.label('wait'), a.label('op_done'), a.label('poll')];
+    const [wait, done] = [a.label('wait'), a.label('op_done')];
     emitStamp();
     a.mov(rax, mem(header, programField.abort));
     a.cmp(sized(mem(rax), 4), 0);
     a.jne(f.exit);
     a.mov(rdi, mem(record, recordField.op));
+    // Steps that only fill the cache have no outputs, and nothing to do for ops on them.
+    a.mov(rax, mem(rdi, opField.rows));
+    a.cmp(sized(mem(rax), 8), 0);
+    a.je(done);
     a.mov(rsi, thread);
     a.mov(rdx, numThreads);
     a.mov(rax, mem(record, recordField.kernel));
@@ -102,7 +106,6 @@ export function emitProgram(): MachineCode {
     a.pause();
     a.sub(polls, 1);
     a.jne(wait);
-    a.bind(poll);
     a.mov(polls, rax);
     a.mov(rax, SYSCALL_SCHED_YIELD);
     a.syscall(); // changes rax, rcx and r11
