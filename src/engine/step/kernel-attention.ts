@@ -6,9 +6,9 @@ import {
   type KvRow,
   type KvSegment,
   type KvShape,
-  NODE_BLOCK_BYTES,
+  KV_OP_BYTES,
   stepBlockBytes,
-  writeNodeBlock,
+  writeAttentionOp,
   writeStepBlock,
 } from '../jit/kernels/abi.ts';
 import { attentionScratchBytes } from '../jit/kernels/attention/attention.ts';
@@ -57,7 +57,7 @@ export class KernelAttention implements AttentionPath {
   constructor(options: KernelAttentionOptions) {
     const { config, groups, shapes, space, numThreads } = options;
     this.#options = options;
-    const cellsAt = config.layers.length * NODE_BLOCK_BYTES;
+    const cellsAt = config.layers.length * KV_OP_BYTES;
     this.#blocks = allocateNative(cellsAt + groups.length * 64);
     const scratchBytes = Math.max(...shapes.map(attentionScratchBytes));
     this.#scratch = allocateNative(scratchBytes * numThreads);
@@ -67,7 +67,11 @@ export class KernelAttention implements AttentionPath {
       invariant(layout, `the KV space lacks group ${group.name}`);
       for (const [index, layer] of group.layers.entries()) {
         const keyOffset = layerOffset(layout, index);
-        writeNodeBlock(this.#blocks.buffer, layer * NODE_BLOCK_BYTES, {
+        writeAttentionOp(this.#blocks.buffer, layer * KV_OP_BYTES, {
+          // Nodes find these in their tensors.
+          rows: 0,
+          queries: { address: 0, rowBytes: 0, headBytes: 0 },
+          out: { address: 0, rowBytes: 0 },
           stepCell: this.#blocks.address + cellsAt + g * 64,
           keyOffset,
           valueOffset: keyOffset + layout.valueOffset,
@@ -115,7 +119,7 @@ export class KernelAttention implements AttentionPath {
         const group = groupOf[layer] ?? -1;
         const [kvWrite, attention] = [code.kvWrite[group], code.attention[group]];
         invariant(kvWrite && attention, `layer ${layer} is in no KV group`);
-        const node = this.#blocks.address + layer * NODE_BLOCK_BYTES;
+        const node = this.#blocks.address + layer * KV_OP_BYTES;
         const written = custom(g, 'I32', [1], [k, v], kvWrite, node);
         return custom(g, 'F32', [numTokens, width], [q, written], attention, node);
       },
