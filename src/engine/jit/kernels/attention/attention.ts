@@ -1,11 +1,21 @@
 // Owns the paged attention kernel: units of work, chunks of 512 positions, and the order of their phases.
 // Legend: T tokens, H heads, G kv heads, K head dim. `attention.ref.ts` says what it computes.
+import { invariant } from '../../../../common/errors.ts';
 import { emitFunction } from '../../asm/function.ts';
 import { type Label, mem, sized } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, r32, rax, rbx, rdx, xmm } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { checkShape, countersBytes, type KvShape, nodeField, partialBytes, stepLayout, tensorField } from '../abi.ts';
+import {
+  attentionField,
+  checkShape,
+  countersBytes,
+  type KvShape,
+  partialBytes,
+  stepLayout,
+  tensorField,
+} from '../abi.ts';
+import { emitOp, opField } from '../op.ts';
 import { CHUNK_POSITIONS } from '../tiles.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
 import { type Context, LOWEST_MAX, MAX_SIDES, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
@@ -20,82 +30,95 @@ export function attentionScratchBytes(shape: KvShape): number {
 }
 
 /**
- * src[0] queries [T,H,K], F32, elements of a head adjacent, strides free; further sources only order the nodes.
- * dst [T,H*K], F32, dense; padding tokens become 0. Reads the keys and values that the step's `kv_write` stored.
- * A unit of work is a tile of tokens, or a part of a token's positions, and a kv head; threads claim them one by one.
+ * Reads queries [T,H,K] and writes outputs [T,H*K], F32 (`writeAttentionOp`). Reads the keys and values that the step's
+ * `kv_write` stored. A piece is a tile of tokens, or a part of a token's positions, and a kv head.
+ */
+export function emitAttentionOp(shape: KvShape, isa: Isa): MachineCode {
+  checkShape(shape);
+  const sizes = sizesOf(shape, isa);
+  let c: Context | undefined;
+  return emitOp(
+    `attention_${isa}`,
+    ({ a, f, op, thread }) => {
+      c = { a, f, isa, sizes, locals: takeLocals(f), scratch: f.take(rbx) };
+      const { locals } = c;
+      for (const [local, field] of [
+        [locals.queryData, attentionField.queries],
+        [locals.queryHeadStride, attentionField.queryHeadBytes],
+        [locals.queryTokenStride, attentionField.queryRowBytes],
+        [locals.outData, attentionField.out],
+        [locals.outRowBytes, attentionField.outRowBytes],
+      ] as const) {
+        a.mov(rax, mem(op, field));
+        a.mov(local, rax);
+      }
+      a.mov(rax, thread);
+      emitSetup(c, op, rax);
+    },
+    () => {
+      invariant(c, 'pieces are cut before they are done');
+      emitPiece(c);
+    },
+  );
+}
+
+/**
+ * The same as a ggml custom operation: src[0] queries; further sources only order the nodes. dst [T,H*K], F32, dense;
+ * padding tokens become 0.
  */
 export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
-  return emitFunction(`attention_${isa}`, 4, (a, f) => {
-    const [dst, ith, nth, node] = f.args as [Gpr, Gpr, Gpr, Gpr];
+  return emitFunction(`attention_node_${isa}`, 4, (a, f) => {
+    const [dst, ith, nth, op] = f.args as [Gpr, Gpr, Gpr, Gpr];
     const sizes = sizesOf(shape, isa);
-    const locals = takeLocals(f);
-    const scratch = f.take(rbx);
-    const c: Context = { a, f, isa, sizes, locals, scratch };
-    // Division uses rax and rdx: nothing lives there across units.
-    emitSetup(c, { dst, ith, nth, node });
-    f.release(dst, ith, nth, node);
+    f.take(rax);
+    const c: Context = { a, f, isa, sizes, locals: takeLocals(f), scratch: f.take(rbx) };
+    const { locals } = c;
+    a.movsxd(ith, ith);
+    a.movsxd(nth, nth);
+    const [numUnits, numThreads] = [f.local(), f.local()];
+    a.mov(numThreads, nth);
+    a.mov(rax, ith);
+    emitSetup(c, op, rax);
+    a.mov(numUnits, rax);
+    emitTensors(c, { dst, ith, nth });
+    f.release(dst, ith, nth, op);
 
     const claim = a.here('claim');
     const finished = a.label('finished');
-    emitClaim(c, finished);
-    emitQueries(c);
-    emitFirstChunk(c);
-    const chunk = a.here('chunk');
-    emitChunkBounds(c);
-    emitTileAddresses(c);
-    emitScores(c);
-    emitSoftmax(c);
-    emitValues(c);
-    const isPart = a.label('is_part');
-    const complete = a.label('complete');
-    a.cmp(locals.numParts, 1);
-    a.jne(isPart);
-    emitMerge(c);
-    withGprs(c, 2, (position, end) => {
-      a.mov(position, locals.chunkEnd);
-      a.mov(locals.position, position);
-      a.mov(end, locals.firstPosition);
-      a.add(end, locals.numTokens);
-      a.cmp(position, end);
-      a.jl(chunk);
+    withGprs(c, 1, (block) => {
+      a.mov(rax, 1);
+      a.mov(block, locals.op);
+      a.lockXadd(mem(block, opField.claimed), rax);
     });
-    a.jmp(complete);
-
-    a.bind(isPart);
-    emitMeeting(c, claim);
-    a.bind(complete);
-    emitOutputs(c);
+    a.cmp(rax, numUnits);
+    a.jge(finished);
+    emitPiece(c);
     a.jmp(claim);
 
     a.bind(finished);
-    emitFinish(c);
+    // The last thread to finish leaves the counters ready for the next node.
+    withGprs(c, 1, (block) => {
+      a.mov(block, locals.op);
+      a.mov(rax, 1);
+      a.lockXadd(mem(block, opField.finished), rax);
+      a.add(rax, 1);
+      a.cmp(rax, numThreads);
+      a.jne(f.exit);
+      a.mov(sized(mem(block, opField.claimed), 8), 0);
+      a.mov(sized(mem(block, opField.finished), 8), 0);
+    });
   });
 }
 
-/** Node, step and tensors to locals; this thread's padding tokens to 0. */
-function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 'ith' | 'nth' | 'node', Gpr>>): void {
+/** Where queries and outputs of a node lie, to locals; this thread's padding tokens to 0. */
+function emitTensors(c: Context, { dst, ith, nth }: Readonly<Record<'dst' | 'ith' | 'nth', Gpr>>): void {
   const { a, f, sizes, locals } = c;
   const { shape } = sizes;
   const { step } = stepLayout;
-  a.movsxd(ith, ith);
-  a.movsxd(nth, nth);
-  a.mov(locals.node, node);
-  a.mov(locals.numThreads, nth);
-  a.mov(c.scratch, mem(node, nodeField.scratchBytes));
-  a.imul(c.scratch, ith);
-  a.add(c.scratch, mem(node, nodeField.scratch));
+  const rowBytes = shape.numHeads * shape.headDim * 4;
   withGprs(c, 2, (value, block) => {
-    for (const field of ['window', 'keyOffset', 'valueOffset'] as const) {
-      a.mov(value, mem(node, nodeField[field]));
-      a.mov(locals[field], value);
-    }
-    a.mov(block, mem(node, nodeField.stepCell));
-    a.mov(block, mem(block));
-    a.mov(locals.step, block);
-    a.movsxd(value, mem(block, step.numTiles));
-    a.imul3(value, value, shape.numKvHeads);
-    a.mov(locals.numUnits, value);
+    a.mov(locals.outRowBytes, rowBytes);
     const query = f.gpr();
     a.mov(query, mem(dst, tensorField.src));
     for (const [local, field] of [
@@ -113,6 +136,7 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
 
     const [end, place] = [f.gpr(), f.gpr()];
     const token = ith;
+    a.mov(block, locals.step);
     a.movsxd(end, mem(block, step.paddedTokens));
     a.movsxd(value, mem(block, step.numTokens));
     a.add(token, value);
@@ -122,7 +146,6 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
     a.bind(padding);
     a.cmp(token, end);
     a.jge(done);
-    const rowBytes = shape.numHeads * shape.headDim * 4;
     a.imul3(place, token, rowBytes);
     a.add(place, out);
     a.mov(value, rowBytes / 64);
@@ -139,18 +162,67 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
   });
 }
 
-/** Claims the next unit: its tile and kv head to locals; `finished` when there is none. */
-function emitClaim(c: Context, finished: Label): void {
+/** What pieces share, to locals and the scratch register; the number of pieces to rax, which brings the thread. */
+function emitSetup(c: Context, op: Gpr, thread: Gpr): void {
+  const { a, sizes, locals } = c;
+  const { step } = stepLayout;
+  a.mov(locals.op, op);
+  a.mov(c.scratch, mem(op, attentionField.scratchBytes));
+  a.imul(c.scratch, thread);
+  a.add(c.scratch, mem(op, attentionField.scratch));
+  for (const field of ['window', 'keyOffset', 'valueOffset'] as const) {
+    a.mov(rax, mem(op, attentionField[field]));
+    a.mov(locals[field], rax);
+  }
+  a.mov(rax, mem(op, attentionField.stepCell));
+  a.mov(rax, mem(rax));
+  a.mov(locals.step, rax);
+  a.movsxd(rax, mem(rax, step.numTiles));
+  a.imul3(rax, rax, sizes.shape.numKvHeads);
+}
+
+/** One unit of work, whose number is in rax. */
+function emitPiece(c: Context): void {
+  const { a, locals } = c;
+  const done = a.label('piece_done');
+  emitUnit(c);
+  emitQueries(c);
+  emitFirstChunk(c);
+  const chunk = a.here('chunk');
+  emitChunkBounds(c);
+  emitTileAddresses(c);
+  emitScores(c);
+  emitSoftmax(c);
+  emitValues(c);
+  const isPart = a.label('is_part');
+  const complete = a.label('complete');
+  a.cmp(locals.numParts, 1);
+  a.jne(isPart);
+  emitMerge(c);
+  withGprs(c, 2, (position, end) => {
+    a.mov(position, locals.chunkEnd);
+    a.mov(locals.position, position);
+    a.mov(end, locals.firstPosition);
+    a.add(end, locals.numTokens);
+    a.cmp(position, end);
+    a.jl(chunk);
+  });
+  a.jmp(complete);
+
+  a.bind(isPart);
+  emitMeeting(c, done);
+  a.bind(complete);
+  emitOutputs(c);
+  a.bind(done);
+}
+
+/** The tile and kv head of the unit whose number is in rax, to locals. */
+function emitUnit(c: Context): void {
   const { a, f, sizes, locals } = c;
   const { shape } = sizes;
   const { tile } = stepLayout;
-  const [unit, node] = [f.take(rax), f.gpr()];
-  a.mov(unit, 1);
-  a.mov(node, locals.node);
-  a.lockXadd(mem(node, nodeField.claimed), unit);
-  a.cmp(unit, locals.numUnits);
-  a.jge(finished);
-  f.release(node);
+  const unit = rax;
+  // Division uses rax and rdx.
   const head = f.take(rdx);
   withGprs(c, 2, (record, value) => {
     a.mov(value, shape.numKvHeads);
@@ -193,7 +265,7 @@ function emitClaim(c: Context, finished: Label): void {
     a.mov(locals.partial, value);
     a.bind(whole);
   });
-  f.release(unit, head);
+  f.release(head);
 }
 
 /** The tile's queries times the scale, row by row (token, then head), to scratch; rows start empty. */
@@ -204,8 +276,8 @@ function emitQueries(c: Context): void {
   const [scale, values, zero] = [lanes.takeSplat(), lanes.take(), lanes.takeSplat()];
   lanes.zero(zero);
   withGprs(c, 6, (token, source, out, head, row, value) => {
-    a.mov(value, locals.node);
-    lanes.broadcast(scale, mem(value, nodeField.queryScale));
+    a.mov(value, locals.op);
+    lanes.broadcast(scale, mem(value, attentionField.queryScale));
     a.lea(out, scratchAt(c, scratch.queries));
     a.mov(token, 0);
     a.mov(row, 0);
@@ -310,8 +382,8 @@ function emitTileAddresses(c: Context): void {
     a.add(place, position);
     a.mov(value, place);
     a.sar(value, Math.log2(blockTokens));
-    a.mov(end, locals.node);
-    a.imul(value, mem(end, nodeField.pageBytes));
+    a.mov(end, locals.op);
+    a.imul(value, mem(end, attentionField.pageBytes));
     a.and(place, blockTokens - 1);
     a.imul3(place, place, sizes.tokenBytes);
     a.add(place, value);
@@ -331,8 +403,8 @@ function emitTileAddresses(c: Context): void {
   });
 }
 
-/** The part that is finished last merges them all, in order; others go on to `claim`. */
-function emitMeeting(c: Context, claim: Label): void {
+/** The part that is finished last merges them all, in order; others go on to `done`. */
+function emitMeeting(c: Context, done: Label): void {
   const { a, sizes, locals } = c;
   withGprs(c, 2, (counter, count) => {
     a.mov(counter, locals.counter);
@@ -340,8 +412,8 @@ function emitMeeting(c: Context, claim: Label): void {
     a.lockXadd(mem(counter), count);
     a.add(count, 1);
     a.cmp(count, locals.numParts);
-    a.jne(claim);
-    // For the next node.
+    a.jne(done);
+    // For the next op.
     a.mov(sized(mem(counter), 8), 0);
     a.mov(count, locals.parts);
     a.mov(locals.partial, count);
@@ -366,7 +438,7 @@ function emitOutputs(c: Context): void {
     const tokens = a.here('output_token');
     a.mov(out, locals.firstToken);
     a.add(out, token);
-    a.imul3(out, out, shape.numHeads * shape.headDim * 4);
+    a.imul(out, locals.outRowBytes);
     a.imul3(value, locals.kvHead, group * shape.headDim * 4);
     a.add(out, value);
     a.add(out, locals.outData);
@@ -387,20 +459,5 @@ function emitOutputs(c: Context): void {
     a.add(token, 1);
     a.cmp(token, locals.numTokens);
     a.jl(tokens);
-  });
-}
-
-/** The last thread to finish leaves the counters ready for the next node. */
-function emitFinish(c: Context): void {
-  const { a, locals } = c;
-  withGprs(c, 2, (node, count) => {
-    a.mov(node, locals.node);
-    a.mov(count, 1);
-    a.lockXadd(mem(node, nodeField.finished), count);
-    a.add(count, 1);
-    a.cmp(count, locals.numThreads);
-    a.jne(c.f.exit);
-    a.mov(sized(mem(node, nodeField.claimed), 8), 0);
-    a.mov(sized(mem(node, nodeField.finished), 8), 0);
   });
 }

@@ -119,16 +119,15 @@ export function sizesOf(shape: KvShape, isa: Isa): Sizes {
   };
 }
 
-/** Values of the current node, unit and chunk, each in 8 bytes of the stack. */
+/** Values of the current op, unit and chunk, each in 8 bytes of the stack. */
 export interface Locals {
-  readonly node: Mem;
+  readonly op: Mem;
   readonly step: Mem;
-  readonly numThreads: Mem;
-  readonly numUnits: Mem;
   readonly queryData: Mem;
   readonly queryHeadStride: Mem;
   readonly queryTokenStride: Mem;
   readonly outData: Mem;
+  readonly outRowBytes: Mem;
   readonly window: Mem;
   readonly keyOffset: Mem;
   readonly valueOffset: Mem;
@@ -158,14 +157,13 @@ export interface Locals {
 
 export function takeLocals(f: Frame): Locals {
   return {
-    node: f.local(),
+    op: f.local(),
     step: f.local(),
-    numThreads: f.local(),
-    numUnits: f.local(),
     queryData: f.local(),
     queryHeadStride: f.local(),
     queryTokenStride: f.local(),
     outData: f.local(),
+    outRowBytes: f.local(),
     window: f.local(),
     keyOffset: f.local(),
     valueOffset: f.local(),

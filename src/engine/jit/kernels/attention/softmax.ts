@@ -2,7 +2,7 @@
 import type { GprOrMem } from '../../asm/operands.ts';
 import { type Mem, mem, ripMem } from '../../asm/operands.ts';
 import { type Gpr, type Vec, xmm } from '../../asm/registers.ts';
-import { nodeField, partialField, partialRowBytes } from '../abi.ts';
+import { attentionField, partialField, partialRowBytes } from '../abi.ts';
 import { emitExp2 } from '../exp2.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
@@ -130,8 +130,8 @@ function emitZeros(c: Context, lanes: Lanes, columns: Columns, from: GprOrMem, t
 function emitSoftCap(c: Context, lanes: Lanes, columns: Columns): void {
   const { a, locals } = c;
   const [x, n, power, cap] = [lanes.take(), lanes.take(), lanes.take(), lanes.takeSplat()];
-  a.mov(columns.column, locals.node);
-  lanes.broadcast(cap, mem(columns.column, nodeField.softCap));
+  a.mov(columns.column, locals.op);
+  lanes.broadcast(cap, mem(columns.column, attentionField.softCap));
   forColumns(c, columns.column, columns.from, columns.to, 'soft_cap', () => {
     lanes.load(x, at(columns));
     lanes.op('vmulps', x, x, lanes.constant(2 * Math.LOG2E));
