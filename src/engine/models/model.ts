@@ -9,10 +9,10 @@ import type { PackingOf } from '../weights/packing.ts';
 import { type LoadedWeights, loadWeights, type Weight } from '../weights/weight-loader.ts';
 import type { ModelConfig } from './config.ts';
 import { LoadPlan, planWeights } from './load-plan.ts';
-import { readModelConfig } from './registry.ts';
 import { mapWeights, type ModelWeights } from './weights.ts';
 
 export interface LoadOptions {
+  readonly config: ModelConfig;
   readonly dtype: DTypePolicy;
   /** How matrices are laid out; `asInFile` for ggml. */
   readonly packing: PackingOf;
@@ -66,12 +66,11 @@ export class Model {
 }
 
 /**
- * Reads the description and all weights; the file may be closed afterwards. Throws XllmError model_unsupported,
+ * Reads all weights; the file may be closed afterwards. Throws XllmError model_unsupported,
  * model_file_invalid (a tensor is missing or has another shape than the config says) or out_of_memory.
  */
 export async function loadModel(ggml: Ggml, file: WeightsFile, options: LoadOptions): Promise<Model> {
-  const { dtype, packing, onProgress } = options;
-  const config = await readModelConfig(file);
+  const { config, dtype, packing, onProgress } = options;
   const plan = new LoadPlan(file, config, dtype, packing);
   const requests = planWeights(plan);
   const { weights, memory } = await loadWeights(ggml, file, plan.requests, onProgress);
