@@ -5,7 +5,7 @@ import type { ModelWeight } from '../models/model.ts';
 import type { LayerWeights, Linear, ModelWeights, Stacked } from '../models/weights.ts';
 import { columnsOf, type Rows } from './activations.ts';
 import type { Buffers } from './buffers.ts';
-import type { Emitters, Input } from './emitters.ts';
+import type { Emitters, Input, On } from './emitters.ts';
 import type { OpSpec } from './program-builder.ts';
 
 /**
@@ -22,10 +22,7 @@ export function lowerModel(
   for (const [index, layer] of weights.layers.entries()) {
     const isLast = index === weights.layers.length - 1;
     ops.push(...attentionOps(config, layer, index, emit, buffers));
-    if (isLast) {
-      ops.push(emit.gather(buffers.residual, config.hiddenSize, buffers.outputResidual));
-      ops.push(emit.gather(buffers.attended, config.numHeads * config.headDim, buffers.outputAttended));
-    }
+    if (isLast) ops.push(emit.gather());
     const [x, attended, rows] = isLast
       ? ([buffers.outputResidual, buffers.outputAttended, 'outputs'] as const)
       : ([buffers.residual, buffers.attended, 'tokens'] as const);
@@ -38,12 +35,6 @@ export function lowerModel(
   const final = emit.finalNorm(buffers.outputResidual, weights.outputNorm, buffers.hidden, weights.head.weight);
   ops.push(...final.ops, emit.product(weights.head, final.input, buffers.logits, 'store', 'head', on), emit.sampler());
   return ops;
-}
-
-/** Which rows an op works on, and where it stands in a profile. */
-export interface On {
-  readonly layer: number;
-  readonly rows: 'tokens' | 'outputs';
 }
 
 function attentionOps(
