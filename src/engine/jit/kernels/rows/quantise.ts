@@ -1,0 +1,45 @@
+// Owns rounding of rows of floats to records, where no kernel before could do it.
+// Legend: M rows, K their length.
+import { invariant } from '../../../../common/errors.ts';
+import { mem } from '../../asm/operands.ts';
+import type { MachineCode } from '../../asm/program.ts';
+import type { Isa } from '../../cpu-features.ts';
+import { Lanes } from '../lanes.ts';
+import { opMem } from '../op.ts';
+import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
+import { RecordWriter, recordObstacle } from './records.ts';
+import { cutRows, emitRowOp, emitRowPointer, opLayout } from './row-op.ts';
+
+/** x F32 [M,K], its records. */
+export const quantiseOp = opLayout('x', 'xRowBytes', 'records');
+
+export interface QuantiseOptions {
+  readonly isa: Isa;
+  readonly numFeatures: number;
+  readonly record: RecordLayout;
+}
+
+export function emitQuantise({ isa, numFeatures: K, record }: QuantiseOptions): MachineCode {
+  const obstacle = recordObstacle(K);
+  invariant(obstacle === null, obstacle ?? '');
+  return emitRowOp(
+    `quantise_${K}_${isa}`,
+    cutRows(K),
+    () => {},
+    (o, _, row) => {
+      const { a, f, op } = o;
+      const lanes = new Lanes(a, isa);
+      const [x, target, count] = [f.gpr(), f.gpr(), f.gpr()];
+      emitRowPointer(o, x, row, quantiseOp.field.x, quantiseOp.field.xRowBytes);
+      a.imul3(target, row, recordRowBytes(record, K));
+      a.add(target, opMem(op, quantiseOp.field.records));
+      a.mov(count, K / BLOCK);
+      new RecordWriter(a, f, lanes, record).emit(K / BLOCK, count, target, {
+        factor: null,
+        load: (dst, at) => lanes.load(dst, mem(x, 4 * at)),
+        advance: (numFloats) => a.add(x, 4 * numFloats),
+      });
+      f.release(x, target, count);
+    },
+  );
+}
