@@ -9,7 +9,7 @@ import { emitKvWriteOp } from '../jit/kernels/kv-write.ts';
 import { OpBlock } from '../jit/kernels/op.ts';
 import { fineRecord, plainRecord, type RecordLayout, recordRowBytes } from '../jit/kernels/product/abi.ts';
 import { type PackedLayout, packedLayout } from '../jit/kernels/product/layout.ts';
-import { emitProduct, PRODUCT_OP_BYTES, writeProductOp } from '../jit/kernels/product/product.ts';
+import { emitProduct, PRODUCT_OP_BYTES, type ProductKind, writeProductOp } from '../jit/kernels/product/product.ts';
 import { emitEmbed, embedOp } from '../jit/kernels/rows/embed.ts';
 import { emitGate, gateOp } from '../jit/kernels/rows/gate.ts';
 import { emitGather, gatherOp } from '../jit/kernels/rows/gather.ts';
@@ -198,22 +198,23 @@ export class Emitters {
     const { isa } = this.#o;
     const layout = layoutOf(weight);
     const [N, K] = weight.shape as [number, number];
-    const isFine = input.kind === 'fine-records';
+    const kind: ProductKind = { layout, isa, isFine: input.kind === 'fine-records', gate: null };
     return {
-      ...kernel(emitProduct, { layout, isa, isFine, mode }),
+      ...kernel(emitProduct, kind),
       label,
       rows: this.#rows(on),
       blockBytes: PRODUCT_OP_BYTES,
       write: (buffer, byteOffset) =>
-        writeProductOp(new OpBlock(buffer, byteOffset, PRODUCT_OP_BYTES), layout, {
+        writeProductOp(new OpBlock(buffer, byteOffset, PRODUCT_OP_BYTES), kind, {
+          N,
+          K,
+          weights: weight.address,
           x: input.rows.address,
           xRowBytes: input.rows.rowBytes,
-          weights: weight.address,
-          numColumns: N,
-          numFeatures: K,
           out: out.address,
           outRowBytes: out.rowBytes,
-          bias: bias?.address ?? 0,
+          bias: bias?.address ?? null,
+          mode,
         }),
     };
   }

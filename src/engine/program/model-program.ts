@@ -1,5 +1,4 @@
 // Owns a model's step program with everything that it reads and writes besides weights and KV pages.
-import type { Address } from '../ffi/koffi.ts';
 import type { Isa } from '../jit/cpu-features.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import { cacheGroups } from '../models/config.ts';
@@ -14,13 +13,14 @@ import { buildProgram, type StepProgram } from './program-builder.ts';
 import { RopeTables } from './rope-tables.ts';
 import { SampleSteps } from './sample-steps.ts';
 import { StepInputs } from './step-inputs.ts';
+import { type TeamOptions, ThreadTeam } from './thread-team.ts';
 
 export interface ModelProgramOptions {
   readonly model: Model;
   /** Over the model's cache groups. */
   readonly space: KvSpace;
   readonly isa: Isa;
-  readonly numThreads: number;
+  readonly team: TeamOptions;
   /** Of one step, at most. */
   readonly maxTokens: number;
   readonly maxOutputs: number;
@@ -36,9 +36,12 @@ export class ModelProgram {
   readonly #kv: KvSteps;
   readonly #samples: SampleSteps;
   readonly #ropes: RopeTables;
+  readonly #team: ThreadTeam;
 
   /** Throws SystemError when the system refuses memory. */
-  constructor({ model, space, isa, numThreads, maxTokens, maxOutputs, maxPositions }: ModelProgramOptions) {
+  constructor({ model, space, isa, team, maxTokens, maxOutputs, maxPositions }: ModelProgramOptions) {
+    const { numThreads } = team;
+    this.#team = new ThreadTeam(team);
     const { config, weights } = model;
     this.maxOutputs = maxOutputs;
     this.buffers = allocateBuffers(this.#activations, config, maxTokens, maxOutputs);
@@ -60,15 +63,6 @@ export class ModelProgram {
     this.program = buildProgram(lowerModel(config, weights, emitters, this.buffers));
   }
 
-  /** `void fn(ggml_tensor *dst, int ith, int nth, void *table)`. */
-  get entry(): Address {
-    return this.program.entry;
-  }
-
-  get table(): Address {
-    return this.program.table;
-  }
-
   /** Makes the plan the next step's; the running one does not notice. Its pages must have memory. */
   stage(plan: StepPlan): void {
     this.#inputs.stage(plan);
@@ -77,16 +71,22 @@ export class ModelProgram {
     this.#ropes.ensure(plan);
   }
 
-  /** What was staged runs next. No step may be running. */
-  publish(): void {
+  /** Runs what was staged. No step may be running. */
+  async run(): Promise<void> {
+    this.#publish();
+    await this.#team.run(this.program.address);
+  }
+
+  #publish(): void {
     this.#inputs.publish();
     this.#kv.publish();
     this.#samples.publish();
-    this.program.reset();
+    this.program.reset(this.#team.nextGeneration);
   }
 
   /** No step may be running, and none may follow. */
   free(): void {
+    this.#team.close();
     this.program.free();
     for (const part of [this.#inputs, this.#kv, this.#samples, this.#ropes, this.#activations]) part.free();
   }

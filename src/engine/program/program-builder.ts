@@ -3,8 +3,8 @@ import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
 import type { MachineCode } from '../jit/asm/program.ts';
-import { opField, setRows } from '../jit/kernels/op.ts';
-import { emitProgram, programBytes, writeProgram } from '../jit/kernels/program.ts';
+import { resetCounters, setRows } from '../jit/kernels/op.ts';
+import { programBytes, writeProgram } from '../jit/kernels/program.ts';
 
 /** One op of a program, before it has an address. */
 export interface OpSpec {
@@ -26,10 +26,9 @@ const LINE_BYTES = 64;
 export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   const kernels = new Map<string, MachineCode>();
   for (const { kernel, emit } of specs) if (!kernels.has(kernel)) kernels.set(kernel, emit());
-  const codes = [emitProgram(), ...kernels.values()];
+  const codes = [...kernels.values()];
   const code = loadCode(codes);
-  const [program = 0, ...entries] = code.addresses;
-  const entryOf = new Map([...kernels.keys()].map((name, i) => [name, entries[i] ?? 0]));
+  const entryOf = new Map([...kernels.keys()].map((name, i) => [name, code.addresses[i] ?? 0]));
   const offsets: number[] = [];
   let numBytes = 0;
   for (const { blockBytes } of specs) {
@@ -49,7 +48,7 @@ export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   }));
   writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
   const labels = specs.map(({ label }) => label);
-  const parts = { code, codes, blocks, table, words, offsets, labels, program };
+  const parts = { code, codes, blocks, table, words, offsets, labels };
   return new StepProgram(parts, (stamps) => writeProgram(table.buffer, ops, { abort: words.address, stamps }));
 }
 
@@ -62,33 +61,25 @@ interface ProgramParts {
   readonly words: NativeMemory;
   readonly offsets: readonly number[];
   readonly labels: readonly string[];
-  /** Entry of the loop. */
-  readonly program: Address;
 }
 
-/** A program that is ready to run, as one ggml custom operation. */
+/** A program that a team of threads can run. */
 export class StepProgram {
   readonly #parts: ProgramParts;
   readonly #rewrite: (stamps: Address) => void;
-  /** Of the op blocks, in 8-byte words. */
-  readonly #counters: Float64Array;
-  readonly #claimed: Int32Array;
+  /** Of the op blocks. */
+  readonly #words: Int32Array;
   readonly #abort: Int32Array;
 
   constructor(parts: ProgramParts, rewrite: (stamps: Address) => void) {
     this.#parts = parts;
     this.#rewrite = rewrite;
-    this.#counters = new Float64Array(parts.blocks.buffer);
-    this.#claimed = Int32Array.from(parts.offsets, (offset) => (offset + opField.claimed) / 8);
+    this.#words = new Int32Array(parts.blocks.buffer);
     this.#abort = new Int32Array(parts.words.buffer, 0, 1);
   }
 
-  /** `void fn(ggml_tensor *dst, int ith, int nth, void *table)`. */
-  get entry(): Address {
-    return this.#parts.program;
-  }
-
-  get table(): Address {
+  /** What `emitProgram`'s code takes. */
+  get address(): Address {
     return this.#parts.table.address;
   }
 
@@ -103,14 +94,9 @@ export class StepProgram {
     return codes.map((each, i) => ({ code: each, address: code.addresses[i] ?? 0 }));
   }
 
-  /** Before each run. */
-  reset(): void {
-    const finished = (opField.finished - opField.claimed) / 8;
-    const counters = this.#counters;
-    for (const at of this.#claimed) {
-      counters[at] = 0;
-      counters[at + finished] = 0;
-    }
+  /** Before each run, with the team's next generation. */
+  reset(generation: number): void {
+    resetCounters(this.#words, this.#parts.offsets, generation);
     this.#abort[0] = 0;
   }
 

@@ -38,20 +38,20 @@ export function createExecutor(options: CreateExecutorOptions): LocalExecutor {
   const { ggml, model, space, deterministic, choice, numThreads, polls, observe } = options;
   const { config, kvElement } = model;
   const common = {
-    ggml,
     model,
     space,
     choice,
     numericsId: numericsId(options),
-    pool: new ComputePool(ggml, { numThreads, polls }),
     ...(observe ? { observe } : {}),
   };
   if (choice.kernels !== 'ggml') {
-    return new ProgramExecutor({ ...common, program: new ModelProgram({ ...options, isa: choice.kernels }) });
+    return new ProgramExecutor({ ...common, program: new ModelProgram({ ...options, isa: choice.kernels, team: { numThreads, polls } }) });
   }
   const groups = cacheGroups(config, kvElement);
   return new GgmlExecutor({
     ...common,
+    ggml,
+    pool: new ComputePool(ggml, { numThreads, polls }),
     deterministic,
     graphModel: createGraphModel(ggml, model),
     attention: new GgmlAttention({ config, groups, space, deterministic }),

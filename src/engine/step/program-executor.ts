@@ -1,26 +1,19 @@
 // Owns running step plans as one emitted program: full graph mode, nothing built or allocated between steps.
 import { invariant } from '../../common/errors.ts';
-import type { Ggml } from '../ffi/ggml.ts';
 import { viewMemory } from '../ffi/koffi.ts';
-import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
 import type { ModelProgram } from '../program/model-program.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
-import type { ComputePool } from '../tensor/compute.ts';
-import { Graph, type PlacedGraph } from '../tensor/graph.ts';
-import { custom } from '../tensor/ops.ts';
 import { readSampleResults } from '../sampler/sample-results.ts';
 import type { Executor } from './executor.ts';
 import type { KernelChoice } from './kernel-choice.ts';
 import { checkPlan } from './plan-check.ts';
 
 export interface ProgramExecutorOptions {
-  readonly ggml: Ggml;
   readonly model: Model;
   readonly space: KvSpace;
   readonly program: ModelProgram;
-  readonly pool: ComputePool;
   readonly choice: KernelChoice;
   readonly numericsId: string;
   /** Sees each step's raw logits [O,V], valid during the call: for tests that compare them. */
@@ -33,26 +26,17 @@ export class ProgramExecutor implements Executor {
   readonly numericsId: string;
   readonly #options: ProgramExecutorOptions;
   readonly #blockTokens: readonly number[];
-  /** One node that runs the program; its result means nothing. */
-  readonly #graph: PlacedGraph;
-  readonly #arena: NativeMemory;
-  readonly #workBytes: number;
   readonly #logits: Float32Array;
   readonly #hidden: Float32Array;
   readonly #results: Int32Array;
   #preparedStep = -1;
 
   constructor(options: ProgramExecutorOptions) {
-    const { ggml, model, space, program, pool } = options;
+    const { model, space, program } = options;
     this.#options = options;
     this.choice = options.choice;
     this.numericsId = options.numericsId;
     this.#blockTokens = space.layouts.map(({ blockTokens }) => blockTokens);
-    const g = new Graph(ggml, 4);
-    this.#graph = g.finish([custom(g, 'I32', [1], [], program.entry, program.table)]);
-    this.#arena = allocateNative(this.#graph.numBytes);
-    this.#graph.place(this.#arena.address);
-    this.#workBytes = pool.workBytes(g.handle);
     const { maxOutputs, buffers } = program;
     const { hiddenSize, vocabSize } = model.config;
     this.#logits = new Float32Array(viewMemory(buffers.logits.address, 4 * maxOutputs * vocabSize));
@@ -70,10 +54,9 @@ export class ProgramExecutor implements Executor {
 
   async run(plan: StepPlan): Promise<StepOutput> {
     invariant(this.#preparedStep === plan.stepId, `step ${plan.stepId} was not prepared`);
-    const { pool, program, model } = this.#options;
+    const { program, model } = this.#options;
     const startMs = performance.now();
-    program.publish();
-    await pool.run(this.#graph.graph.handle, this.#workBytes);
+    await program.run();
     const computeMs = performance.now() - startMs;
     const { vocabSize, numIds, hiddenSize } = model.config;
     this.#options.observe?.(plan, this.#logits.subarray(0, plan.outputToken.length * vocabSize));
@@ -84,11 +67,7 @@ export class ProgramExecutor implements Executor {
   }
 
   close(): Promise<void> {
-    const { pool, program } = this.#options;
-    pool.close();
-    this.#graph.free();
-    this.#arena.free();
-    program.free();
+    this.#options.program.free();
     return Promise.resolve();
   }
 }
