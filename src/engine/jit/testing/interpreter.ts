@@ -21,9 +21,9 @@ const rspId = 4;
 const argumentIds = [7, 6, 2, 1, 8, 9];
 const savedIds = [3, 5, 12, 13, 14, 15];
 
-/** Calls `code` with integer arguments. Throws on foreign memory, unknown instructions, and registers not restored. */
-export function interpret(code: MachineCode, args: readonly number[], regions: readonly Region[]): void {
-  new Machine(code, regions).call(args);
+/** Calls `code` with integer arguments and returns what it leaves in rax. Throws on foreign memory, unknown instructions, and registers not restored. */
+export function interpret(code: MachineCode, args: readonly number[], regions: readonly Region[]): bigint {
+  return new Machine(code, regions).call(args);
 }
 
 class Machine implements VectorMachine {
@@ -47,7 +47,7 @@ class Machine implements VectorMachine {
       if (item.kind === 'label') this.#labels.set(item.label, { index, offset });
   }
 
-  call(args: readonly number[]): void {
+  call(args: readonly number[]): bigint {
     for (const [i, id] of argumentIds.entries()) this.#gprs[id] = BigInt(args[i] ?? 0xdead);
     for (const id of savedIds) this.#gprs[id] = BigInt(1000 + id);
     this.#gprs[rspId] = stackTop;
@@ -68,6 +68,7 @@ class Machine implements VectorMachine {
     }
     invariant(this.#gprs[rspId] === stackTop, 'the stack pointer is not restored');
     for (const id of savedIds) invariant(this.#gprs[id] === BigInt(1000 + id), 'a saved register is not restored');
+    return this.#gprs[0]!;
   }
 
   #labelOf(label: Label): { readonly index: number; readonly offset: number } {

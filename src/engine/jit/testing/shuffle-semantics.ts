@@ -23,6 +23,21 @@ const interleave =
     m.setLanes(dst as Vec, new Uint32Array(result.buffer));
   };
 
+type Narrow = typeof Uint8Array | typeof Int8Array | typeof Uint16Array;
+
+/** Elements of 1 or 2 bytes become 32-bit integers. */
+const widen =
+  (Elements: Narrow): Semantics =>
+  (m, [dst, source]) => {
+    const n = numLanes(dst);
+    const bytes = m.lanes(source as VecOrMem, (n * Elements.BYTES_PER_ELEMENT) / 4);
+    const elements = new Elements(bytes.buffer as ArrayBuffer);
+    m.setLanes(
+      dst as Vec,
+      Uint32Array.from({ length: n }, (_, lane) => elements[lane]!),
+    );
+  };
+
 /** Rounds to the nearest integer, ties to even. */
 function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
@@ -33,6 +48,15 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
   vmovdqu: (m, [dst, source]) => {
     const register = [dst, source].find((operand) => (operand as VecOrMem).kind === 'vec');
     m.setLanes(dst as VecOrMem, m.lanes(source as VecOrMem, numLanes(register)));
+  },
+  vpmovzxbd: widen(Uint8Array),
+  vpmovsxbd: widen(Int8Array),
+  vpmovzxwd: widen(Uint16Array),
+  vpshufb: (m, [dst, table, indices]) => {
+    const n = numLanes(dst);
+    const [from, pick] = [table, indices].map((operand) => new Uint8Array(m.lanes(operand as VecOrMem, n).buffer));
+    const bytes = Uint8Array.from(pick!, (index, at) => (index & 0x80 ? 0 : from![at - (at % 16) + (index & 15)]!));
+    m.setLanes(dst as Vec, new Uint32Array(bytes.buffer));
   },
   vpunpcklwd: interleave(2, false),
   vpunpckhwd: interleave(2, true),

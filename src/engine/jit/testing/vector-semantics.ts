@@ -151,6 +151,11 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
     const [a, b, c] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
     m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(a[lane]!, b[lane]!, value))));
   },
+  vfnmadd231ps: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [c, a, b] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
+    m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(-a[lane]!, b[lane]!, value))));
+  },
   vmaxps: floatBinary(max),
   vminps: floatBinary(min),
   vaddss: floatScalar(add),
@@ -175,6 +180,7 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vpsrld: integerShift((a, count) => a >>> count),
   vpsrad: integerShift((a, count) => a >> count),
   vpsrlw: integerShift((a, count) => ((a >>> (16 + count)) << 16) | ((a & 0xffff) >>> count)),
+  vpsllw: integerShift((a, count) => (((a >>> 16) << (16 + count)) | ((a << count) & 0xffff)) >>> 0),
   vpdpbusd: (m, operands) => {
     const n = numLanesOf(operands);
     const sums = signed(m.lanes(at(operands, 0), n));

@@ -131,7 +131,8 @@ export function unpackRow(layout: PackedLayout, packed: Uint8Array, K: number, r
   const { quants, scales, minima } = unpackGroups(layout, packed, K, row);
   return Float32Array.from(quants, (quant, k) => {
     const group = Math.floor(k / layout.groupSize);
-    return Math.fround(Math.fround(scales[group]! * quant) + minima[group]!);
+    const product = Math.fround(scales[group]! * quant);
+    return layout.minima === null ? product : Math.fround(product + minima[group]!);
   });
 }
 

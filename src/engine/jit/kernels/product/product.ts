@@ -181,14 +181,14 @@ function emitCut({ a, f, op, numRows, numThreads }: OpFrame, kind: ProductKind) 
   divide(t);
   a.mov(t, MAX_PIECES_PER_THREAD);
   a.cmp(rax, t);
-  a.cmova(rax, t);
+  a.cmovg(rax, t);
   a.mov(t, 1);
   a.cmp(rax, t);
-  a.cmovb(rax, t);
+  a.cmovl(rax, t);
   a.imul(rax, numThreads);
   roundUpDivide(pieces.numChunks);
   a.cmp(rax, opMem(op, productField.numStrips));
-  a.cmova(rax, opMem(op, productField.numStrips));
+  a.cmovg(rax, opMem(op, productField.numStrips));
   a.mov(pieces.perChunk, rax);
   a.mov(rax, opMem(op, productField.numStrips));
   divide(pieces.perChunk);
@@ -234,10 +234,10 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   a.imul(block, count);
   a.lea(header, mem(count, 1));
   a.cmp(rdx, pieces.extraStrips);
-  a.cmovb(count, header);
+  a.cmovl(count, header);
   a.mov(stripsLeft, count);
   a.cmp(rdx, pieces.extraStrips);
-  a.cmova(rdx, pieces.extraStrips);
+  a.cmovg(rdx, pieces.extraStrips);
   a.add(block, rdx);
   a.mov(strip, opMem(op, productField.stripBytes));
   a.imul(strip, block);
@@ -262,7 +262,7 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   a.sub(count, rax);
   a.mov(rax, count);
   a.cmp(rax, pieces.chunkRows);
-  a.cmova(rax, pieces.chunkRows);
+  a.cmovg(rax, pieces.chunkRows);
   a.mov(count, fullRows);
   a.mov(rdx, 0);
   a.div(count);
@@ -339,7 +339,7 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
     a.div(count);
     a.mov(count, MAX_PREFETCHES[layout.kind]);
     a.cmp(rax, count);
-    a.cmova(rax, count);
+    a.cmovg(rax, count);
     a.shl(rax, Math.log2(LINE_BYTES));
     a.mov(prefetchStep, rax);
     a.bind(none);

@@ -1,8 +1,9 @@
 // Owns the norms: rows divided by their root mean square (or made standard), as records, as floats, or as both.
 // Legend: M rows, D features.
 import { invariant } from '../../../../common/errors.ts';
-import { mem, sized } from '../../asm/operands.ts';
+import { type Mem, mem, sized } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
+import type { Gpr } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { Lanes, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
@@ -79,45 +80,43 @@ export function emitNorm(options: NormOptions): MachineCode {
       a.mov(weight, opMem(op, field.weight));
       if (kind === 'layer') a.mov(bias, opMem(op, field.bias));
       if (floats !== 'none') emitRowPointer(o, out, row, field.out, field.outRowBytes);
-      const pointers = [x, weight, ...(kind === 'layer' ? [bias] : []), ...(floats === 'none' ? [] : [out])];
       /** `rms`: x * w, to be multiplied with `factor`. `layer`: the result. */
-      const load = (dst: Wide, at: number) => {
-        lanes.load(dst, mem(x, 4 * at));
-        if (kind === 'rms') return lanes.op('vmulps', dst, dst, mem(weight, 4 * at));
+      const load = (dst: Wide, place: (base: Gpr) => Mem) => {
+        lanes.load(dst, place(x));
+        if (kind === 'rms') return lanes.op('vmulps', dst, dst, place(weight));
         lanes.op('vsubps', dst, dst, centre);
         lanes.op('vmulps', dst, dst, factor);
-        lanes.op('vmulps', dst, dst, mem(weight, 4 * at));
-        lanes.op('vaddps', dst, dst, mem(bias, 4 * at));
+        lanes.op('vmulps', dst, dst, place(weight));
+        lanes.op('vaddps', dst, dst, place(bias));
       };
-      const store = (value: Wide, at: number, result: Wide) => {
-        const place = mem(out, 4 * at);
+      const store = (place: Mem, value: Wide, temporary: Wide) => {
         if (floats === 'added') {
-          lanes.load(result, place);
-          lanes.op('vfmadd231ps', result, value, factor);
-        } else if (kind === 'rms') lanes.op('vmulps', result, value, factor);
-        lanes.store(place, floats === 'added' || kind === 'rms' ? result : value);
+          lanes.load(temporary, place);
+          lanes.op('vfmadd231ps', temporary, value, factor);
+        } else if (kind === 'rms') lanes.op('vmulps', temporary, value, factor);
+        lanes.store(place, kind === 'rms' ? temporary : value);
       };
       if (record) {
         const target = f.gpr();
         a.imul3(target, row, recordRowBytes(record, D));
         a.add(target, opMem(op, field.records));
-        a.mov(count, D / BLOCK);
-        new RecordWriter(a, f, lanes, record).emit(D / BLOCK, count, target, {
+        const writer = new RecordWriter(a, f, lanes, record, D / BLOCK);
+        const placeAt = (at: number) => (base: Gpr) => mem(base, 4 * at, { index: writer.index });
+        writer.emit(target, {
           factor: kind === 'rms' ? inverse : null,
-          load(dst, at, [temporary]) {
-            load(dst, at);
-            if (floats !== 'none' && temporary) store(dst, at, temporary);
+          first(dst, at, [temporary]) {
+            load(dst, placeAt(at));
+            if (floats !== 'none' && temporary) store(placeAt(at)(out), dst, temporary);
           },
-          advance(numFloats) {
-            for (const pointer of pointers) a.add(pointer, 4 * numFloats);
-          },
+          again: (dst, at) => load(dst, placeAt(at)),
         });
-        f.release(target);
+        f.release(target, ...writer.registers);
       } else {
-        const [value, result] = [lanes.take(), lanes.take()];
+        const pointers = [x, weight, out, ...(kind === 'layer' ? [bias] : [])];
+        const [value, temporary] = [lanes.take(), lanes.take()];
         emitEach16(a, D, count, pointers, (at) => {
-          load(value, at);
-          store(value, at, result);
+          load(value, (base) => mem(base, 4 * at));
+          store(mem(out, 4 * at), value, temporary);
         });
       }
       f.release(x, weight, bias, out, count);

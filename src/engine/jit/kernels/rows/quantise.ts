@@ -4,7 +4,7 @@ import { invariant } from '../../../../common/errors.ts';
 import { mem } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { Lanes } from '../lanes.ts';
+import { Lanes, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
 import { RecordWriter, recordObstacle } from './records.ts';
@@ -29,17 +29,14 @@ export function emitQuantise({ isa, numFeatures: K, record }: QuantiseOptions): 
     (o, _, row) => {
       const { a, f, op } = o;
       const lanes = new Lanes(a, isa);
-      const [x, target, count] = [f.gpr(), f.gpr(), f.gpr()];
+      const [x, target] = [f.gpr(), f.gpr()];
       emitRowPointer(o, x, row, quantiseOp.field.x, quantiseOp.field.xRowBytes);
       a.imul3(target, row, recordRowBytes(record, K));
       a.add(target, opMem(op, quantiseOp.field.records));
-      a.mov(count, K / BLOCK);
-      new RecordWriter(a, f, lanes, record).emit(K / BLOCK, count, target, {
-        factor: null,
-        load: (dst, at) => lanes.load(dst, mem(x, 4 * at)),
-        advance: (numFloats) => a.add(x, 4 * numFloats),
-      });
-      f.release(x, target, count);
+      const writer = new RecordWriter(a, f, lanes, record, K / BLOCK);
+      const load = (dst: Wide, at: number) => lanes.load(dst, mem(x, 4 * at, { index: writer.index }));
+      writer.emit(target, { factor: null, first: load, again: load });
+      f.release(x, target, ...writer.registers);
     },
   );
 }

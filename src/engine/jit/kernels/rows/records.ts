@@ -5,13 +5,14 @@ import { broadcast, type Mem, mem, offset, ripMem } from '../../asm/operands.ts'
 import { type Gpr, resized, type Vec } from '../../asm/registers.ts';
 import { type Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { BLOCK, FINE_BASE, MIN_ABSMAX, type RecordLayout, SUM_FACTOR } from '../product/abi.ts';
+import { emitEach16 } from './row-op.ts';
 
-/** Where values come from. */
+/** Where the values of a row come from: code that leaves 16 of them in `dst`, `at` floats from where `index` stands. */
 export interface ValueSource {
-  /** Emits code that leaves the 16 floats that stand `at` floats from the source's place in `dst`; 3 temporaries or more. */
-  readonly load: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
-  /** Moves the source's place on by so many floats. */
-  readonly advance: (count: number) => void;
+  /** Called once for every place; has three temporaries or more. */
+  readonly first: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
+  /** Called in the same order once all maxima are known; the same values again. */
+  readonly again: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
   /** F32 that multiplies the scales: a factor of a whole row need not be applied to its values. */
   readonly factor: Mem | null;
 }
@@ -23,88 +24,157 @@ const FINE_SHIFT = 8; // FINE_BASE = 2^8 - 1
 const low = (register: Vec): Vec => resized(register, 128);
 const half = (register: Vec): Vec => resized(register, 256);
 
-/** Bytes of a record, and how they count in its sums. */
+/** Bytes of records, and how they count in sums. */
 interface Plane {
   readonly quants: readonly Vec[];
   readonly at: number;
   readonly weight: number;
 }
 
-/** With AVX-512 four blocks are rounded together, which halves the cost of folds and divisions. Bits are the same. */
+/**
+ * Emits the records of `numBlocks` blocks in three rounds: largest magnitudes of all blocks, their scales, and the
+ * rounding; in one round each batch would wait for its own divisions. A batch is four blocks with AVX-512, which take
+ * folds together, and one with AVX2. Bits are the same.
+ */
 export class RecordWriter {
+  /** Byte offset of the current batch in a row of floats: an index that sources use. */
+  readonly index: Gpr;
   readonly #a: Assembler;
   readonly #lanes: Lanes;
   readonly #record: RecordLayout;
+  readonly #numBlocks: number;
   readonly #batch: 1 | 4;
-  readonly #scratch: Mem;
-  /** Two for each block of a batch. */
+  /** The same in a row of one float per block. */
+  readonly #cell: Gpr;
+  /** [numBlocks] F32, padded: largest magnitudes, then what values are multiplied with. */
+  readonly #inverses: Mem;
+  readonly #scales: Mem;
   readonly #values: readonly Wide[];
   readonly #temporaries: readonly Wide[];
-  /** High parts of fine quants. */
-  readonly #highs: readonly Vec[];
 
-  constructor(a: Assembler, f: Frame, lanes: Lanes, record: RecordLayout) {
+  constructor(a: Assembler, f: Frame, lanes: Lanes, record: RecordLayout, numBlocks: number) {
     const isWide = lanes.isa === 'avx512';
     const take = (count: number) => Array.from({ length: count }, () => lanes.take());
     this.#a = a;
     this.#lanes = lanes;
     this.#record = record;
-    this.#scratch = f.local(16);
+    this.#numBlocks = numBlocks;
     this.#batch = isWide ? 4 : 1;
+    [this.index, this.#cell] = [f.gpr(), f.gpr()];
+    const indexed = () => ({ ...f.local(4 * this.#paddedBlocks), index: this.#cell, bytes: undefined });
+    [this.#inverses, this.#scales] = [indexed(), indexed()];
     this.#values = take(2 * this.#batch);
-    this.#temporaries = take(isWide ? 6 : 4);
-    this.#highs = isWide ? (record.isFine ? take(8).flat() : []) : this.#temporaries.slice(2).flat();
+    // The last ones hold the high parts of fine quants.
+    this.#temporaries = take(isWide ? (record.isFine ? 13 : 5) : 4);
   }
 
-  /**
-   * Emits the records of `count` blocks; `count` is changed, `target` ends behind them. Only the last chunk of a row of
-   * `numBlocks` may have a count that is no multiple of 4.
-   */
-  emit(numBlocks: number, count: Gpr, target: Gpr, source: ValueSource): void {
+  /** Registers that may be released when all is emitted. */
+  get registers(): readonly Gpr[] {
+    return [this.index, this.#cell];
+  }
+
+  /** `target` ends behind the records. */
+  emit(target: Gpr, { first, again, factor }: ValueSource): void {
+    const a = this.#a;
+    const lanes = this.#lanes;
+    const values = (numBlocks: number) => this.#values.slice(0, 2 * numBlocks);
+    this.#emitBatches((numBlocks) => {
+      for (const [i, value] of values(numBlocks).entries()) first(value, i * NUM_LANES, this.#temporaries);
+      if (this.#batch === 4) this.#emitWideMaxima(values(numBlocks).flat());
+      else this.#emitNarrowMaximum(values(1).flat());
+    });
+    a.mov(this.#cell, 0);
+    const [max, inverse, scale] = this.#temporaries as [Wide, Wide, Wide];
+    emitEach16(a, this.#paddedBlocks, this.index, [this.#cell], (at) => {
+      lanes.load(max, offset(this.#inverses, 4 * at));
+      lanes.op('vmaxps', max, max, lanes.constant(MIN_ABSMAX));
+      lanes.load(inverse, lanes.constant(this.#record.maxQuant));
+      lanes.op('vdivps', scale, max, inverse);
+      lanes.op('vdivps', inverse, inverse, max);
+      lanes.store(offset(this.#inverses, 4 * at), inverse);
+      if (factor) {
+        lanes.broadcast(inverse, factor);
+        lanes.op('vmulps', scale, scale, inverse);
+      }
+      lanes.store(offset(this.#scales, 4 * at), scale);
+    });
+    this.#emitBatches((numBlocks) => {
+      for (const [i, value] of values(numBlocks).entries()) again(value, i * NUM_LANES, this.#temporaries);
+      if (this.#batch === 4) this.#emitWideRecords(values(numBlocks).flat(), target);
+      else this.#emitNarrowRecord(values(1).flat(), target);
+      a.add(target, numBlocks * this.#record.bytes);
+    });
+  }
+
+  get #paddedBlocks(): number {
+    return Math.ceil(this.#numBlocks / NUM_LANES) * NUM_LANES;
+  }
+
+  #emitBatches(body: (numBlocks: number) => void): void {
     const a = this.#a;
     const batch = this.#batch;
-    const [loop, rest, done] = [a.label('batch'), a.label('rest'), a.label('blocks_done')];
-    a.sub(count, batch);
-    a.jl(rest);
-    a.bind(loop);
-    this.#emitBatch(batch, target, source);
-    source.advance(batch * BLOCK);
-    a.add(target, batch * this.#record.bytes);
-    a.sub(count, batch);
-    a.jge(loop);
-    a.bind(rest);
-    if (numBlocks % batch > 0) {
-      a.cmp(count, -batch);
-      a.je(done);
-      this.#emitBatch(numBlocks % batch, target, source);
+    const blockBytes = 4 * BLOCK;
+    const numWhole = Math.floor(this.#numBlocks / batch) * batch;
+    a.mov(this.index, 0);
+    a.mov(this.#cell, 0);
+    if (numWhole > 0) {
+      const loop = a.here('batch');
+      body(batch);
+      a.add(this.#cell, 4 * batch);
+      a.add(this.index, blockBytes * batch);
+      a.cmp(this.index, blockBytes * numWhole);
+      a.jl(loop);
     }
-    a.bind(done);
+    if (numWhole < this.#numBlocks) body(this.#numBlocks - numWhole);
   }
 
-  #emitBatch(numBlocks: number, target: Gpr, { load, factor }: ValueSource): void {
-    for (const [i, value] of this.#values.slice(0, 2 * numBlocks).entries())
-      load(value, i * NUM_LANES, this.#temporaries);
-    if (this.#batch === 4) this.#emitWide(numBlocks, target, factor);
-    else this.#emitNarrow(target, factor);
+  /** Two zmm registers to a block; a block that is missing counts as the first one. */
+  #emitWideMaxima(values: readonly Vec[]): void {
+    const a = this.#a;
+    const [m0, m1, m2, m3, t] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec, Vec];
+    for (const [block, m] of [m0, m1, m2, m3].entries()) {
+      const [x = values[0], y = values[1]] = values.slice(2 * block) as [Vec?, Vec?];
+      if (x && y) a.vrangeps(m, x, y, LARGER_MAGNITUDE);
+    }
+    for (const [x, y] of [
+      [m0, m1],
+      [m2, m3],
+    ] as const) {
+      a.vunpcklps(t, x, y);
+      a.vunpckhps(x, x, y);
+      a.vmaxps(x, x, t);
+    }
+    a.vshufps(t, m0, m2, 0b01_00_01_00);
+    a.vshufps(m0, m0, m2, 0b11_10_11_10);
+    a.vmaxps(m0, m0, t);
+    this.#emitLanesFold(m0, t, 'vmaxps');
+    a.vmovups(this.#inverses, low(m0));
   }
 
-  /** Blocks of zmm registers. A block that is missing counts as the first one, and is not stored. */
-  #emitWide(numBlocks: number, target: Gpr, factor: Mem | null): void {
+  /** Four ymm registers to a block. */
+  #emitNarrowMaximum(values: readonly Vec[]): void {
+    const a = this.#a;
+    const [max, t] = this.#temporaries.flat() as [Vec, Vec];
+    for (const [i, value] of values.entries()) {
+      a.vandps(i === 0 ? max : t, value, this.#lanes.constantBits(0x7fff_ffff));
+      if (i > 0) a.vmaxps(max, max, t);
+    }
+    a.vextractf128(low(t), max, 1);
+    a.vmaxps(low(max), low(max), low(t));
+    for (const order of [0b01_00_11_10, 0b10_11_00_01]) {
+      a.vpermilps(low(t), low(max), order);
+      a.vmaxps(low(max), low(max), low(t));
+    }
+    a.vmovss(this.#inverses, low(max));
+  }
+
+  #emitWideRecords(values: readonly Vec[], target: Gpr): void {
     const a = this.#a;
     const record = this.#record;
-    const values = this.#values.slice(0, 2 * numBlocks).flat();
-    const [t0, t1, t2, t3, t4, t5] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec, Vec, Vec];
-    for (const [block, t] of [t0, t1, t2, t3].entries()) {
-      const first = block < numBlocks ? 2 * block : 0;
-      a.vrangeps(t, values[first] as Vec, values[first + 1] as Vec, LARGER_MAGNITUDE);
-    }
-    this.#emitTransposedMax([t0, t1, t2, t3], t4);
-    const scale = low(t5);
-    this.#emitScales(low(t0), low(t1), scale);
-    if (factor) a.vmulps(scale, scale, broadcast(factor));
-    a.vmovups(this.#scratch, low(t1));
+    const numBlocks = values.length / 2;
+    const [t0, t1, t2, t3, t4] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec, Vec];
     for (const [i, value] of values.entries()) {
-      a.vmulps(value, value, broadcast(offset(this.#scratch, 4 * (i >> 1))));
+      a.vmulps(value, value, broadcast(offset(this.#inverses, 4 * (i >> 1))));
       a.vcvtps2dq(value, value);
     }
     const sums = [t1, t2] as const;
@@ -128,44 +198,30 @@ export class RecordWriter {
     this.#emitLanesFold(t1, t0, 'vpaddd');
     if (numBlocks > 2) this.#emitLanesFold(t2, t0, 'vpaddd');
     else a.vmovaps(low(t2), low(t1));
-    const [first, sum, scaled] = [low(t0), low(t1), low(t2)];
+    const [first, sum, scaled, scale] = [low(t0), low(t1), low(t2), low(values[1] as Vec)];
     a.vshufps(first, sum, scaled, 0b10_00_10_00);
     a.vshufps(sum, sum, scaled, 0b11_01_11_01);
     a.vpaddd(sum, sum, first);
+    a.vmovups(scale, this.#scales);
     this.#emitScaledSums(scaled, sum, scale);
     const [x, y, all] = [low(t3), low(t4), low(values[0] as Vec)];
-    for (const unpack of numBlocks > 2 ? (['vunpcklps', 'vunpckhps'] as const) : (['vunpcklps'] as const)) {
+    for (const [block, unpack] of (['vunpcklps', 'vunpckhps'] as const).entries()) {
+      if (2 * block >= numBlocks) break;
       a[unpack](x, scale, scaled);
       a[unpack](y, sum, first);
-      const block = unpack === 'vunpcklps' ? 0 : 2;
-      a.vunpcklps(all, x, y);
-      a.vmovups(mem(target, block * record.bytes + record.scale), all);
-      if (block + 1 >= numBlocks) continue;
-      a.vunpckhps(all, x, y);
-      a.vmovups(mem(target, (block + 1) * record.bytes + record.scale), all);
+      for (const [i, unpackPair] of (['vunpcklps', 'vunpckhps'] as const).entries()) {
+        if (2 * block + i >= numBlocks) break;
+        a[unpackPair](all, x, y);
+        a.vmovups(mem(target, (2 * block + i) * record.bytes + record.scale), all);
+      }
     }
   }
 
-  /** One block of four ymm registers. */
-  #emitNarrow(target: Gpr, factor: Mem | null): void {
+  #emitNarrowRecord(values: readonly Vec[], target: Gpr): void {
     const a = this.#a;
     const record = this.#record;
-    const values = this.#values.flat();
-    const [t0, t1, t2, t3] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec];
-    for (const [i, value] of values.entries()) {
-      a.vandps(i === 0 ? t0 : t1, value, this.#lanes.constantBits(0x7fff_ffff));
-      if (i > 0) a.vmaxps(t0, t0, t1);
-    }
-    const [max, scale] = [low(t0), low(t2)];
-    a.vextractf128(low(t1), t0, 1);
-    a.vmaxps(max, max, low(t1));
-    for (const order of [0b01_00_11_10, 0b10_11_00_01]) {
-      a.vpermilps(low(t1), max, order);
-      a.vmaxps(max, max, low(t1));
-    }
-    this.#emitScales(max, low(t1), scale);
-    if (factor) a.vmulss(scale, scale, factor);
-    a.vbroadcastss(t1, low(t1));
+    const [t0, t1, scale, t3] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec];
+    a.vbroadcastss(t1, this.#inverses);
     for (const value of values) {
       a.vmulps(value, value, t1);
       a.vcvtps2dq(value, value);
@@ -188,8 +244,9 @@ export class RecordWriter {
     const [first, sum, scaled] = [low(t3), low(t0), low(t1)];
     a.vextracti128(sum, t3, 1);
     a.vpaddd(sum, sum, first);
-    this.#emitScaledSums(scaled, sum, scale);
-    a.vunpcklps(scaled, scale, scaled);
+    a.vmovss(low(scale), this.#scales);
+    this.#emitScaledSums(scaled, sum, low(scale));
+    a.vunpcklps(scaled, low(scale), scaled);
     a.vunpcklps(sum, sum, first);
     a.vunpcklps(scaled, scaled, sum);
     a.vmovups(mem(target, record.scale), scaled);
@@ -200,7 +257,7 @@ export class RecordWriter {
     const a = this.#a;
     const { isFine, high, low: lowPart } = this.#record;
     if (!isFine || lowPart === null) return [{ quants: values, at: high, weight: SUM_FACTOR }];
-    const highs = this.#highs.slice(0, values.length);
+    const highs = this.#temporaries.flat().slice(-values.length);
     for (const [i, part] of highs.entries()) {
       const value = values[i] as Vec;
       a.vcvtdq2ps(part, value);
@@ -214,15 +271,6 @@ export class RecordWriter {
       { quants: highs, at: high, weight: FINE_BASE * SUM_FACTOR },
       { quants: values, at: lowPart, weight: SUM_FACTOR },
     ];
-  }
-
-  /** Largest magnitudes in `max` → scales, and what values are multiplied with. */
-  #emitScales(max: Vec, inverse: Vec, scale: Vec): void {
-    const a = this.#a;
-    a.vmaxps(max, max, this.#lanes.constant(MIN_ABSMAX));
-    a.vmovups(inverse, this.#lanes.constant(this.#record.maxQuant));
-    a.vdivps(scale, max, inverse);
-    a.vdivps(inverse, inverse, max);
   }
 
   /** sum: of groups of four bytes times `weight`, or that added to it. */
@@ -243,23 +291,6 @@ export class RecordWriter {
     a.vmulps(dst, dst, this.#lanes.constant(-1 / SUM_FACTOR));
     // 0 - dst * scale: a sum of 0 gives 0, not -0.
     a.vfnmadd213ps(dst, scale, this.#lanes.constant(0));
-  }
-
-  /** Four registers of 16 lanes: the largest of register i ends in dword i of the first. */
-  #emitTransposedMax([m0, m1, m2, m3]: readonly [Vec, Vec, Vec, Vec], t: Vec): void {
-    const a = this.#a;
-    for (const [x, y] of [
-      [m0, m1],
-      [m2, m3],
-    ] as const) {
-      a.vunpcklps(t, x, y);
-      a.vunpckhps(x, x, y);
-      a.vmaxps(x, x, t);
-    }
-    a.vshufps(t, m0, m2, 0b01_00_01_00);
-    a.vshufps(m0, m0, m2, 0b11_10_11_10);
-    a.vmaxps(m0, m0, t);
-    this.#emitLanesFold(m0, t, 'vmaxps');
   }
 
   /** Folds the four 128-bit lanes onto the first. */

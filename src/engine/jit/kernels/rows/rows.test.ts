@@ -5,8 +5,12 @@ import type { MachineCode } from '../../asm/program.ts';
 import { supportedIsas } from '../../cpu-features.ts';
 import { fma32 } from '../float.ref.ts';
 import { fineRecord, plainRecord, type RecordLayout, recordsBytes } from '../product/abi.ts';
+import { packedBytes, packedFormats } from '../product/layout.ts';
+import { packRows, unpackRow } from '../product/pack.ts';
+import { layoutOf, randomRows } from '../product/testing/random.ts';
 import { type Operand, OpMachine } from '../testing/op-machine.ts';
 import { integer, pick, type Random, seeded } from '../testing/sequences.ts';
+import { emitEmbed, embedOp } from './embed.ts';
 import { emitGate, gateOp } from './gate.ts';
 import { emitGather, gatherOp } from './gather.ts';
 import { emitNorm, normObstacle, normOp } from './norm.ts';
@@ -313,6 +317,44 @@ describe.each(['avx2', 'avx512'] as const)('%s', (isa) => {
         );
         for (const [i, target] of targets.entries())
           for (const [m, index] of indices.entries()) expect(target.row(m)).toEqual(sources[i]!.row(index));
+      }
+    });
+
+    it.each(packedFormats)('embed: %s, packed for products or as rows, tokens of the step before', async (format) => {
+      const random = seeded(7);
+      const layout = layoutOf(format);
+      for (let round = 0; round < 3; round++) {
+        const [V, M] = [integer(random, 1, 70), integer(random, 1, 9)];
+        const D =
+          'headerBytes' in layout && layout.headerBytes > 0 ? 256 * integer(random, 1, 3) : 32 * integer(random, 1, 20);
+        const scale = pick(random, [1, 24.5]);
+        const source = randomRows(format, V, D, random);
+        const isPlain = layout.kind === 'float' && round === 0;
+        const table = isPlain ? ({ kind: 'rows', format: layout.format } as const) : layout;
+        const on = load(emitEmbed({ isa, numFeatures: D, table, scale }));
+        const packed = new Uint8Array(packedBytes(layout, V, D));
+        packRows(layout, source, D, packed, 0);
+        const memory = on.operand((isPlain ? source : packed).length);
+        memory.bytes.set(isPlain ? source : packed);
+        const wanted = Array.from({ length: M }, () => integer(random, 0, V - 1));
+        const sampled = on.ints([9, 9, 9, 9, 9, 9]);
+        sampled.ints[3] = wanted[0]!;
+        const out = matrix(
+          on,
+          Array.from({ length: M }, () => new Float32Array(D)),
+          integer(random, 0, 3),
+        );
+        const values = {
+          tokens: on.ints([-2, ...wanted.slice(1)]).address,
+          sampled: sampled.address,
+          sampledBytes: 12,
+          table: memory.address,
+          out: out.address,
+          outRowBytes: out.rowBytes,
+        };
+        await call(on, embedOp, M, values, integer(random, 1, 3));
+        for (const [m, token] of wanted.entries())
+          expect(out.row(m), `[${V}, ${D}]`).toEqual(unpackRow(layout, packed, D, token).map((value) => value * scale));
       }
     });
 
