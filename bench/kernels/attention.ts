@@ -1,4 +1,4 @@
-// Owns the measurement of emitted paged attention: one thread, CPU time, beside the roofline and ggml's flash attention.
+// Owns the measurement of emitted paged attention: one thread, beside the roofline and ggml's flash attention.
 // node bench/kernels/attention.ts [--heads 9/3x64] [--element f16] [--isa avx512] [--only decode|prefill] [--no-ggml]
 import { parseArgs } from 'node:util';
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
@@ -11,7 +11,7 @@ import type { Gpr } from '../../src/engine/jit/asm/registers.ts';
 import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
 import {
   countStep,
-  elementBytes,
+  headBytes,
   KV_OP_BYTES,
   type KvShape,
   pointStepCell,
@@ -45,18 +45,16 @@ const pool = new ComputePool(ggml, { numThreads: 1, polls: false });
 const programType = koffi.proto('void xllm_bench_program(int64_t dst, int ith, int nth, int64_t program)');
 const loopType = koffi.proto('void xllm_bench_loop(int64_t address, int64_t count)');
 
-/** Least CPU time of one run, ms, over samples of about 20 ms that all take in turn: other processes disturb less. */
+/** Least time of one run, ms, over many that all take in turn: other processes disturb the least. */
 function measure(runs: readonly (() => void)[]): number[] {
-  const cpuMs = (run: () => void, times: number): number => {
-    const start = process.threadCpuUsage();
-    for (let i = 0; i < times; i++) run();
-    const { user, system } = process.threadCpuUsage(start);
-    return (user + system) / 1000 / times;
-  };
-  const times = runs.map((run) => Math.ceil(20 / Math.max(0.01, Math.min(cpuMs(run, 2), cpuMs(run, 2)))));
   const best = runs.map(() => Number.POSITIVE_INFINITY);
-  for (let sample = 0; sample < 12; sample++) {
-    for (const [i, run] of runs.entries()) best[i] = Math.min(best[i] ?? 0, cpuMs(run, times[i] ?? 1));
+  const end = performance.now() + 600 * runs.length;
+  for (let sample = 0; sample < 8 || (performance.now() < end && sample < 400); sample++) {
+    for (const [i, run] of runs.entries()) {
+      const start = performance.now();
+      run();
+      best[i] = Math.min(best[i] ?? 0, performance.now() - start);
+    }
   }
   return best;
 }
@@ -70,7 +68,7 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
       const sums = Array.from({ length: 4 }, () => lanes.take());
       const loop = a.here('read');
       for (let line = 0; line < 16; line++) {
-        a.prefetcht0(mem(address, 4096 + 64 * line));
+        a.prefetcht1(mem(address, 4096 + 64 * line));
         lanes.op('vorps', sums[line % 4] ?? [], sums[line % 4] ?? [], mem(address, 64 * line));
       }
       a.add(address, 1024);
@@ -117,7 +115,7 @@ interface Case {
 function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens }: Case): void {
   const shape: KvShape = { numHeads, numKvHeads, headDim, blockTokens, element, hasSoftCap: false };
   const blocks = Math.ceil(context / blockTokens);
-  const keyBytes = numKvHeads * blockTokens * headDim * elementBytes(shape);
+  const keyBytes = numKvHeads * headBytes(shape);
   const layerBytes = 2 * keyBytes;
   // Layers that together are larger than the last cache, so that decoding reads from memory.
   const layers = numTokens > 1 ? 1 : Math.max(2, Math.ceil(2 ** 27 / (layerBytes * blocks * batch)));

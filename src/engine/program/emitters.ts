@@ -88,10 +88,10 @@ export class Emitters {
     const { isa, inputs, buffers } = this.#o;
     const layout = layoutOf(table);
     const [, D] = table.shape as [number, number];
-    return rowOp('embed', kernel(emitEmbed, { isa, layout, numFeatures: D }), embedOp, inputs.numTokens, {
-        ids: inputs.tokenIds,
+    return rowOp('embed', kernel(emitEmbed, { isa, numFeatures: D, table: layout, scale }), embedOp, inputs.numTokens, {
+        tokens: inputs.tokenIds,
         sampled: buffers.results.address,
-        sampledRowBytes: buffers.results.rowBytes,
+        sampledBytes: buffers.results.rowBytes,
         table: table.address,
         out: out.address,
         outRowBytes: out.rowBytes,

@@ -2,6 +2,7 @@
 // Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
 import { invariant } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
+import { type KvElement, kvElementBytes } from './kv-element.ts';
 import { OP_FIELDS, OpBlock, opField } from './op.ts';
 import { planTiles, type Tile } from './tiles.ts';
 
@@ -27,7 +28,7 @@ export interface KvShape {
   readonly headDim: number;
   /** Tokens per block: 16, 32, 64, … */
   readonly blockTokens: number;
-  readonly element: 'f16' | 'f32';
+  readonly element: KvElement;
   /** Whether scores pass through softCap * tanh(score / softCap); its size is a node field. */
   readonly hasSoftCap: boolean;
 }
@@ -49,7 +50,22 @@ export function checkShape(shape: KvShape): void {
 /** Query heads that share a kv head. */
 export const groupOf = ({ numHeads, numKvHeads }: KvShape): number => numHeads / numKvHeads;
 
-export const elementBytes = (shape: KvShape): number => (shape.element === 'f16' ? 2 : 4);
+/*
+ * A head's block in a page is tiles of 16 tokens. Keys stand turned, so that a register holds one element of 16 tokens:
+ *
+ *   keys   [blockTokens/16]{ [K,16] elements, scales }      values [blockTokens/16]{ [16,K] elements, scales }
+ *
+ * Only int8 has scales, [16] floats: element * scale is the value. One token and head has one key's and one value's.
+ */
+export const TILE_TOKENS = 16;
+
+export const elementBytes = ({ element }: KvShape): number => kvElementBytes[element];
+/** Bytes of a tile's elements; its scales follow. */
+export const tileElementBytes = ({ headDim, element }: KvShape): number =>
+  TILE_TOKENS * headDim * kvElementBytes[element];
+export const tileBytes = (shape: KvShape): number => tileElementBytes(shape) + (hasScales(shape) ? 4 * TILE_TOKENS : 0);
+export const headBytes = (shape: KvShape): number => (shape.blockTokens / TILE_TOKENS) * tileBytes(shape);
+export const hasScales = ({ element }: KvShape): boolean => element === 'int8';
 
 const fields = <const N extends string>(...names: readonly N[]) =>
   Object.fromEntries(names.map((name, i) => [name, OP_FIELDS + 8 * i])) as Record<N, number>;
@@ -91,8 +107,8 @@ export const KV_OP_BYTES = 256;
 const stepField = { numTokens: 0, paddedTokens: 4, numTiles: 8, tokens: 16, tiles: 24 } as const;
 const STEP_HEADER_BYTES = 32;
 
-/** One per token: u64 page that takes its key and value, i32 its place in the page's block. */
-const tokenField = { page: 0, slot: 8 } as const;
+/** One per token: u64 page that takes its key and value plus its tile's offset in a head's block, i32 its lane there. */
+const tokenField = { tile: 0, lane: 8 } as const;
 const TOKEN_BYTES = 16;
 
 /**
@@ -291,7 +307,7 @@ export function writeStepBlock(
       view.setInt32(segmentAt + segmentField.numTokens, segment.numTokens, true);
       segmentAt += SEGMENT_BYTES;
     }
-    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
+    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape, pageBytes);
     numTokens += row.numTokens;
   }
   invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
@@ -347,7 +363,9 @@ function checkSegments({ firstPosition, numTokens, segments }: KvRow, blockToken
   if (end < firstPosition + numTokens) invariant(false, `segments end at position ${end}, before the row`);
 }
 
-function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number, pageBytes: number): void {
+function writeTokens(view: DataView, at: number, row: KvRow, shape: KvShape, pageBytes: number): void {
+  const { blockTokens } = shape;
+  const perTile = tileBytes(shape);
   const end = row.firstPosition + row.numTokens;
   for (const { address, firstPosition, numTokens } of row.segments) {
     const from = Math.max(firstPosition, row.firstPosition);
@@ -355,8 +373,9 @@ function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number
     for (let position = from; position < to; position++) {
       const block = Math.floor((position - firstPosition) / blockTokens);
       const token = at + (position - row.firstPosition) * TOKEN_BYTES;
-      setU64(view, token + tokenField.page, address + block * pageBytes);
-      view.setInt32(token + tokenField.slot, position % blockTokens, true);
+      const tile = Math.floor((position % blockTokens) / TILE_TOKENS);
+      setU64(view, token + tokenField.tile, address + block * pageBytes + tile * perTile);
+      view.setInt32(token + tokenField.lane, position % TILE_TOKENS, true);
     }
   }
 }

@@ -4,22 +4,55 @@ import type { Assembler } from '../asm/assembler.ts';
 import { emitFunction, type Frame } from '../asm/function.ts';
 import { mem } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import { type Gpr, rax } from '../asm/registers.ts';
+import { type Gpr, rax, xmm } from '../asm/registers.ts';
 import type { Isa } from '../cpu-features.ts';
-import { checkShape, elementBytes, kvWriteField, type KvShape, stepLayout, tensorField } from './abi.ts';
-import { Lanes, NUM_LANES } from './lanes.ts';
+import {
+  checkShape,
+  elementBytes,
+  hasScales,
+  headBytes,
+  type KvShape,
+  kvWriteField,
+  stepLayout,
+  TILE_TOKENS,
+  tensorField,
+  tileElementBytes,
+} from './abi.ts';
+import { roundElements, storeAdjacent, storeApart } from './kv-element.ts';
+import { Lanes, NUM_LANES, type Wide } from './lanes.ts';
 import { emitOp } from './op.ts';
 
-/** Largest finite number of 2 bytes. Larger ones become it, so that a cached value is never infinite. */
-export const MAX_HALF = 65504;
+/** What a head's largest magnitude is taken for where it is smaller or larger: scale and inverse are normal numbers. */
+export const LEAST_MAGNITUDE = 2 ** -100;
+export const MOST_MAGNITUDE = 2 ** 127;
 
-/** Reads keys and values [T,G,K], F32 (`writeKvWriteOp`). A piece is a token. */
+/** Tokens of a piece. */
+const PIECE_TOKENS = 4;
+
+/** Reads keys and values [T,G,K], F32 (`writeKvWriteOp`). A piece is a few tokens. */
 export function emitKvWriteOp(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
   return emitOp(
     `kv_write_${isa}`,
-    ({ a, numRows }) => a.mov(rax, numRows),
-    ({ a, f, op }) => emitToken(a, f, shape, isa, op, rax, null),
+    ({ a, numRows }) => {
+      a.mov(rax, numRows);
+      a.add(rax, PIECE_TOKENS - 1);
+      a.shr(rax, Math.log2(PIECE_TOKENS));
+    },
+    ({ a, f, op, numRows }) => {
+      const [token, end] = [f.gpr(), f.local()];
+      a.imul3(token, rax, PIECE_TOKENS);
+      a.lea(rax, mem(token, PIECE_TOKENS));
+      a.cmp(rax, numRows);
+      a.cmovg(rax, numRows);
+      a.mov(end, rax);
+      const loop = a.here('token');
+      emitToken(a, f, shape, isa, op, token, null);
+      a.add(token, 1);
+      a.cmp(token, end);
+      a.jl(loop);
+      f.release(token);
+    },
   );
 }
 
@@ -50,7 +83,8 @@ export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
 
 /** Stores one token's keys and values; from the op's matrices, or the sources of `dst`. */
 function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, token: Gpr, dst: Gpr | null): void {
-  const [record, source, target, stride, count] = [f.gpr(), f.gpr(), f.gpr(), f.gpr(), f.gpr()];
+  const registers = { source: f.gpr(), stride: f.gpr(), target: f.gpr(), scales: f.gpr(), count: f.gpr() };
+  const [record, { source, stride, target, scales }] = [f.gpr(), registers];
   a.mov(source, mem(op, kvWriteField.stepCell));
   a.mov(source, mem(source));
   a.imul3(record, token, stepLayout.tokenBytes);
@@ -68,42 +102,70 @@ function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, to
       a.add(source, mem(op, kvWriteField[`${part}s`]));
       a.mov(stride, mem(op, kvWriteField[`${part}HeadBytes`]));
     }
-    a.movsxd(target, mem(record, stepLayout.token.slot));
-    a.imul3(target, target, shape.headDim * elementBytes(shape));
-    a.add(target, mem(record, stepLayout.token.page));
+    a.mov(target, mem(record, stepLayout.token.tile));
     a.add(target, mem(op, kvWriteField[`${part}Offset`]));
-    emitStoreHeads(a, shape, isa, { source, stride, target, count });
+    a.movsxd(scales, mem(record, stepLayout.token.lane));
+    a.imul3(registers.count, scales, elementBytes(shape) * (part === 'key' ? 1 : shape.headDim));
+    a.lea(scales, mem(target, tileElementBytes(shape), { index: scales, scale: 4 }));
+    a.add(target, registers.count);
+    emitStoreHeads(a, shape, isa, part, registers);
   }
-  f.release(record, source, target, stride, count);
+  f.release(record, ...Object.values(registers));
 }
 
-/** Stores one token's heads; source and target advance. */
+type Registers = Readonly<Record<'source' | 'stride' | 'target' | 'scales' | 'count', Gpr>>;
+
+/** Stores one token's heads; source, target and scales advance. */
 function emitStoreHeads(
   a: Assembler,
   shape: KvShape,
   isa: Isa,
-  { source, stride, target, count }: Readonly<Record<'source' | 'stride' | 'target' | 'count', Gpr>>,
+  part: 'key' | 'value',
+  { source, stride, target, scales, count }: Registers,
 ): void {
-  const { numKvHeads, headDim, blockTokens } = shape;
+  const { numKvHeads, headDim, element } = shape;
+  const numBytes = elementBytes(shape);
   const lanes = new Lanes(a, isa);
-  const [most, least, values] = [lanes.takeSplat(), lanes.takeSplat(), lanes.take()];
-  lanes.broadcast(most, a.f32(MAX_HALF));
-  lanes.broadcast(least, a.f32(-MAX_HALF));
+  const [values, temporary, inverse] = [lanes.take(), lanes.take(), lanes.takeSplat()];
   a.mov(count, numKvHeads);
   const loop = a.here('head');
+  if (hasScales(shape)) emitScale(a, lanes, headDim, { source, scales, inverse });
   for (let d = 0; d < headDim; d += NUM_LANES) {
     lanes.load(values, mem(source, 4 * d));
-    if (shape.element === 'f32') {
-      lanes.store(mem(target, 4 * d), values);
-      continue;
-    }
-    // In this order of the sources a NaN stays one.
-    lanes.op('vminps', values, most, values);
-    lanes.op('vmaxps', values, least, values);
-    lanes.storeHalf(mem(target, 2 * d), values);
+    if (hasScales(shape)) lanes.op('vmulps', values, values, inverse);
+    roundElements(a, lanes, element, values, temporary);
+    // A key's elements go to one lane of a row each, a value's lie side by side.
+    if (part === 'value') storeAdjacent(a, element, mem(target, d * numBytes), values, temporary);
+    else storeApart(a, element, mem(target, d * TILE_TOKENS * numBytes), TILE_TOKENS * numBytes, values, temporary);
   }
   a.add(source, stride);
-  a.add(target, blockTokens * headDim * elementBytes(shape));
+  a.add(target, headBytes(shape));
+  if (hasScales(shape)) a.add(scales, headBytes(shape));
   a.sub(count, 1);
   a.jne(loop);
+}
+
+/** The scale of one head: a 127th of its largest magnitude. */
+function emitScale(
+  a: Assembler,
+  lanes: Lanes,
+  headDim: number,
+  { source, scales, inverse }: { readonly source: Gpr; readonly scales: Gpr; readonly inverse: Wide },
+): void {
+  const [most, values, scale] = [lanes.take(), lanes.take(), lanes.take()];
+  lanes.load(most, lanes.constant(LEAST_MAGNITUDE));
+  for (let d = 0; d < headDim; d += NUM_LANES) {
+    lanes.load(values, mem(source, 4 * d));
+    lanes.op('vandps', values, values, lanes.constantBits(0x7fff_ffff));
+    // In this order of the sources a NaN leaves the maximum.
+    lanes.op('vmaxps', most, values, most);
+  }
+  lanes.spread(most, lanes.fold('vmaxps', most, values));
+  lanes.op('vminps', most, most, lanes.constant(MOST_MAGNITUDE));
+  lanes.op('vmulps', scale, most, lanes.constant(1 / 127));
+  a.vmovss(mem(scales), xmm(scale[0]?.id ?? 0));
+  lanes.load(scale, lanes.constant(127));
+  lanes.op('vdivps', scale, scale, most);
+  for (const part of new Set(inverse)) a.vmovaps(part, scale[0] ?? part);
+  lanes.release(most, values, scale);
 }

@@ -31,7 +31,7 @@ function randomShape(random: Random): KvShape {
     numHeads: numKvHeads * integer(random, 1, 8),
     headDim: 16 * pick(random, [1, 2, 3, 4, 4, 5, 6, 8, 8, 16]),
     blockTokens: pick(random, [16, 16, 32, 128]),
-    element: pick(random, ['f16', 'f16', 'f32']),
+    element: pick(random, ['f16', 'f16', 'f32', 'bf16', 'int8']),
     hasSoftCap: random() < 0.25,
   };
 }

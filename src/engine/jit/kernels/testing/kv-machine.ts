@@ -7,7 +7,7 @@ import type { Isa } from '../../cpu-features.ts';
 import { interpret } from '../../testing/interpreter.ts';
 import {
   type AttentionOptions,
-  elementBytes,
+  headBytes,
   type KvRow,
   type KvSegment,
   type KvShape,
@@ -71,8 +71,7 @@ export class KvMachine {
 
   constructor(shape: KvShape, isa: Isa, layer: Layer, numPages: number, execution: Execution = 'native') {
     this.shape = shape;
-    const headBytes = shape.blockTokens * shape.headDim * elementBytes(shape);
-    this.layerBytes = 2 * shape.numKvHeads * headBytes;
+    this.layerBytes = 2 * shape.numKvHeads * headBytes(shape);
     this.pageBytes = Math.ceil((2 * this.layerBytes) / 4096) * 4096;
     this.#pool = this.allocate(numPages * this.pageBytes);
     // Memory that no token has written must not matter.
@@ -84,7 +83,7 @@ export class KvMachine {
     this.#pages = {
       stepCell: this.#control.address + at.stepCell,
       keyOffset: this.layerBytes,
-      valueOffset: this.layerBytes + shape.numKvHeads * headBytes,
+      valueOffset: this.layerBytes + shape.numKvHeads * headBytes(shape),
       pageBytes: this.pageBytes,
     };
     this.#attention = { ...layer, scratch: scratch.address, scratchBytes };

@@ -2,7 +2,7 @@
 import type { KvRow, KvShape } from '../abi.ts';
 import type { RowCache } from '../attention/attention.ref.ts';
 import { attentionReference } from '../attention/attention.ref.ts';
-import { cachedValue } from '../kv-write.ref.ts';
+import { cachedHead } from '../kv-write.ref.ts';
 import type { KvMachine, Layer } from './kv-machine.ts';
 
 export type Random = () => number;
@@ -186,13 +186,13 @@ export function runSplit(
 /** What the cache holds of a sequence. */
 function cacheOf(shape: KvShape, { keys, values }: Sequence): RowCache {
   const { numKvHeads, headDim, element } = shape;
-  const round = (all: Float32Array, position: number, kvHead: number) => {
+  const head = (all: Float32Array, position: number, kvHead: number) => {
     const at = (position * numKvHeads + kvHead) * headDim;
-    return all.subarray(at, at + headDim).map((value) => cachedValue(value, element));
+    return cachedHead(all.subarray(at, at + headDim), element);
   };
   return {
-    key: (position, kvHead) => round(keys, position, kvHead),
-    value: (position, kvHead) => round(values, position, kvHead),
+    key: (position, kvHead) => head(keys, position, kvHead),
+    value: (position, kvHead) => head(values, position, kvHead),
   };
 }
 
