@@ -44,6 +44,11 @@ export class ProgramExecutor implements Executor {
     this.#results = new Int32Array(viewMemory(buffers.results.address, maxOutputs * buffers.results.rowBytes));
   }
 
+  /** For profilers: time stamps and code. */
+  get program(): ModelProgram['program'] {
+    return this.#options.program.program;
+  }
+
   async prepare(plan: StepPlan): Promise<void> {
     const { model, space, program } = this.#options;
     checkPlan(plan, model.config.vocabSize, this.#blockTokens);
