@@ -5,7 +5,7 @@ import type { Rope } from '../tensor/ops.ts';
 import type { EmittedProducts, Matrix } from '../tensor/products.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
-import type { WeightRequest } from '../weights/weight-loader.ts';
+import type { WeightRequest } from '../weights/weight-plan.ts';
 import type { LayerWeights, Linear, ModelWeights, Stacked } from './blocks.ts';
 import type { ModelConfig, RopeConfig } from './config.ts';
 import { type LayerPart, tensorNames } from './names.ts';

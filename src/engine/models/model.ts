@@ -7,18 +7,22 @@ import { type Ggml, TensorSpace } from '../tensor/graph.ts';
 import type { Rope } from '../tensor/ops.ts';
 import { EmittedProducts, PlainMatrix, type ProductKernels } from '../tensor/products.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
-import { type LoadedWeights, loadWeights } from '../weights/weight-loader.ts';
+import {
+  type LoadedWeights,
+  type LoadWeightsOptions,
+  loadWeights,
+  type WeightPreparation,
+} from '../weights/weight-loader.ts';
 import type { ModelWeights } from './blocks.ts';
 import type { ModelConfig, RopeConfig } from './config.ts';
 import { LoadPlan, planWeights } from './load-plan.ts';
 import { readModelConfig } from './registry.ts';
 import { ropeFactors } from './rope-scaling.ts';
 
-export interface LoadOptions {
+export interface LoadOptions extends LoadWeightsOptions {
   readonly dtype: DTypePolicy;
   /** Matrices of packed formats are laid out for these. */
   readonly products: ProductKernels;
-  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
 }
 
 export class Model {
@@ -29,6 +33,7 @@ export class Model {
   readonly weightTypes: readonly TensorType[];
   readonly products: ProductKernels;
   readonly numBytes: number;
+  readonly preparation: WeightPreparation;
   readonly #parts: ModelParts;
 
   constructor(config: ModelConfig, { dtype, products }: LoadOptions, weights: ModelWeights, parts: ModelParts) {
@@ -37,7 +42,8 @@ export class Model {
     this.products = products;
     this.weights = weights;
     this.weightTypes = parts.weightTypes;
-    this.numBytes = parts.memory.numBytes;
+    this.numBytes = parts.loaded.numBytes;
+    this.preparation = parts.loaded.preparation;
     this.#parts = parts;
   }
 
@@ -53,10 +59,10 @@ export class Model {
 
   /** No graph that uses the weights may run afterwards. */
   close(): void {
-    const { space, emitted, memory } = this.#parts;
+    const { space, emitted, loaded } = this.#parts;
     space.free();
     emitted?.free();
-    memory.free();
+    loaded.free();
   }
 }
 
@@ -64,7 +70,7 @@ export class Model {
 interface ModelParts {
   readonly space: TensorSpace;
   readonly emitted: EmittedProducts | null;
-  readonly memory: LoadedWeights['memory'];
+  readonly loaded: LoadedWeights;
   readonly weightTypes: readonly TensorType[];
 }
 
@@ -98,7 +104,8 @@ async function loadWith(
 ): Promise<Model> {
   const plan = new LoadPlan(file, config, options.dtype, emitted);
   const build = planWeights(plan);
-  const { weights, memory } = await loadWeights(ggml, file, plan.requests, options.onProgress);
+  const loaded = await loadWeights(ggml, file, plan.requests, options);
+  const { weights } = loaded;
   const ropes = [...new Set(config.layers.map((layer) => layer.rope))];
   const space = new TensorSpace(ggml, weights.length + ropes.length);
   const tensors = weights.map(({ type, shape, address }, i) =>
@@ -126,7 +133,7 @@ async function loadWith(
   });
   const matrixTypes = weights.filter(({ shape }) => shape.length > 1).map(({ type }) => type);
   const weightTypes = [...new Set(matrixTypes)].sort();
-  return new Model(config, options, built, { space, emitted, memory, weightTypes });
+  return new Model(config, options, built, { space, emitted, loaded, weightTypes });
 }
 
 function placeRope(space: TensorSpace, { headDim, ropePairs }: ModelConfig, { base, scaling }: RopeConfig): Rope {

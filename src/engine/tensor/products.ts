@@ -7,19 +7,18 @@ import { cpuFeatures, type Isa, supportedIsas } from '../jit/cpu-features.ts';
 import { emitProduct } from '../jit/kernels/product.ts';
 import {
   PRODUCT_BLOCK_BYTES,
-  packedBytes,
   packedFormats,
   recordBytes,
   type StripLayout,
   stripLayout,
   writeProductBlock,
 } from '../jit/kernels/product-abi.ts';
-import { packRows } from '../jit/kernels/product-pack.ts';
 import { emitQuantise } from '../jit/kernels/quantise.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { TensorType } from './dtype.ts';
 import type { Graph } from './graph.ts';
 import { add, custom, multiply } from './ops.ts';
+import { type Packing, packingOf, packingSpec } from './packing.ts';
 import { match, type Tensor } from './tensor.ts';
 
 /** A matrix of weights [N,K]. */
@@ -41,14 +40,6 @@ export class PlainMatrix implements Matrix {
   }
 }
 
-/** How rows of one format are laid out for emitted products. */
-export interface Packing {
-  /** Bytes of a matrix [numRows, rowElements]. */
-  numBytes(numRows: number, rowElements: number): number;
-  /** Puts whole rows in the file's format at rows `firstRow`, … of the zeroed matrix at `target`. */
-  pack(source: Uint8Array, rowElements: number, target: Uint8Array, firstRow: number): void;
-}
-
 /** What multiplies: an instruction set's emitted kernels, or ggml. */
 export type ProductKernels = Isa | 'ggml';
 
@@ -61,7 +52,8 @@ export function chooseProducts(wanted: 'auto' | ProductKernels): ProductKernels 
   return isa && canExecute().ok ? isa : 'ggml';
 }
 
-interface Kernel extends Packing {
+interface Kernel {
+  readonly packing: Packing;
   readonly layout: StripLayout;
   readonly quantise: Address;
   /** In two parts. */
@@ -87,18 +79,17 @@ export class EmittedProducts {
     const [quantise, quantiseFine, product] = this.#code.addresses.slice(codeIndex, codeIndex + 3);
     invariant(quantise && quantiseFine && product, `no code for ${layout.format}`);
     return {
+      packing: packingOf(packingSpec(layout.format, layout.isa)),
       layout,
       quantise,
       quantiseFine,
       product,
-      numBytes: (numRows, rowElements) => packedBytes(layout, numRows, rowElements),
-      pack: (source, rowElements, target, firstRow) => packRows(layout, source, rowElements, target, firstRow),
     };
   }
 
   /** null: products with this format stay ggml's. */
   packing(type: TensorType): Packing | null {
-    return this.#kernels.get(type) ?? null;
+    return this.#kernels.get(type)?.packing ?? null;
   }
 
   /**
