@@ -7,6 +7,7 @@ import { loadModel, type Model } from '../../models/model.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
 import type { SampleRow } from '../../scheduler/sampling-params.ts';
 import { chooseProducts } from '../../tensor/products.ts';
+import type { WeightCacheOptions } from '../../weights/cache/cached-weights.ts';
 import type { DTypePolicy } from '../../weights/dtype-policy.ts';
 import { createGgmlExecutor } from '../create-executor.ts';
 import type { GgmlExecutor } from '../ggml-executor.ts';
@@ -19,6 +20,7 @@ export interface RunnerOptions {
   readonly deterministic?: boolean;
   readonly numThreads?: number;
   readonly numPages?: number;
+  readonly cache?: WeightCacheOptions;
   /** False: `step` gives no logits; for measurements. */
   readonly keepLogits?: boolean;
 }
@@ -82,7 +84,8 @@ export class ModelRunner {
     const file = await openWeights(path);
     try {
       const products = chooseProducts(options.kernels ?? 'auto');
-      const model = await loadModel(openGgml(), file, { dtype: options.dtype ?? 'auto', products });
+      const { dtype = 'auto', cache = null } = options;
+      const model = await loadModel(openGgml(), file, { dtype, products, cache });
       const numPages = options.numPages ?? 256;
       const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
       return new ModelRunner(model, space, options, numPages);
