@@ -13,7 +13,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   'engine/jit/asm': ['engine/ffi', 'common'],
   'engine/jit/kernels': ['engine/jit', 'engine/ffi', 'common'],
   'engine/jit': ['engine/jit/asm', 'engine/jit/kernels', 'engine/ffi', 'common'],
-  'engine/weights': ['files', 'engine/ffi', 'engine/tensor', 'common'],
+  'engine/weights': ['files', 'engine/ffi', 'engine/jit', 'engine/tensor', 'common'],
   'engine/tensor': ['engine/ffi', 'engine/jit', 'common'],
   'engine/models': ['engine/tensor', 'engine/weights', 'engine/kv', 'files', 'common'],
   'engine/program': [

@@ -12,7 +12,16 @@ export const MAP = {
   noreserve: 0x4000,
   populate: 0x8000,
 } as const;
-export const MADV = { dontneed: 4, hugepage: 14, nohugepage: 15, populateWrite: 23, collapse: 25 } as const;
+export const MADV = {
+  dontneed: 4,
+  hugepage: 14,
+  nohugepage: 15,
+  populateRead: 22,
+  populateWrite: 23,
+  collapse: 25,
+} as const;
+/** Of sys/file.h. */
+export const LOCK = { shared: 1, exclusive: 2, nonBlocking: 4 } as const;
 export const PAGE_BYTES = 4096;
 
 type NativeFunction = ReturnType<ReturnType<typeof koffi.load>['func']>;
@@ -113,6 +122,17 @@ export async function madviseAsync(address: Address, numBytes: number, advice: n
       else resolve(result === 0);
     });
   });
+}
+
+/**
+ * flock(2) without waiting; the lock ends with the descriptor. False: another descriptor holds one that excludes it.
+ * Throws SystemError (ENOLCK, EOPNOTSUPP: this file system has no locks).
+ */
+export function tryFlock(fd: number, operation: number): boolean {
+  if (libc('int flock(int, int)')(fd, operation | LOCK.nonBlocking) === 0) return true;
+  const error = new SystemError('flock');
+  if (error.errno === 'EAGAIN' || error.errno === 'EWOULDBLOCK') return false;
+  throw error;
 }
 
 /** close(2) for descriptors that Node does not own. Throws SystemError. */

@@ -1,9 +1,9 @@
 // Owns the list of what to load for a model, and its assembly into layers once that is in memory.
 import { invariant, XllmError } from '../../common/errors.ts';
 import type { TensorInfo, WeightsFile } from '../../files/weights-file.ts';
-import type { PackingOf } from '../weights/packing.ts';
+import type { PackingOf } from '../tensor/packing.ts';
 import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
-import type { WeightRequest } from '../weights/weight-loader.ts';
+import type { WeightRequest } from '../weights/weight-plan.ts';
 import type { ModelConfig } from './config.ts';
 import { type LayerPart, tensorNames } from './names.ts';
 import type { LayerWeights, Linear, ModelWeights } from './weights.ts';
@@ -41,6 +41,19 @@ export class LoadPlan {
     return this.has(name) ? this.vector(name, length, add) : null;
   }
 
+  /**
+   * Two matrices [rows, columns] whose product becomes act(gate) * up: as one where kernels take that, else as `stacked`.
+   */
+  gated(names: readonly [gate: string, up: string], rows: number, columns: number): Linear<number>[] {
+    const sources = names.map((name) => this.#find(`${name}.weight`, [rows, columns]));
+    const types = new Set(sources.map((info) => targetType(info, this.#dtype)));
+    const [type] = types;
+    const hasBias = names.some((name) => this.has(`${name}.bias`));
+    const packing = type && types.size === 1 && !hasBias ? this.#packing(type, true) : null;
+    if (!packing) return this.stacked(names, [rows, rows], columns);
+    return [{ weight: this.#request(sources, 0, packing), bias: null }];
+  }
+
   /** [rows, columns] of which rows are read. */
   table(name: string, rows: number, columns: number): number {
     return this.#matrix([this.#find(`${name}.weight`, [rows, columns])], false);
@@ -74,7 +87,7 @@ export class LoadPlan {
 
   #matrix(sources: readonly TensorInfo[], isFine: boolean): number {
     const [first] = sources;
-    const packing = first ? this.#packing(targetType(first, this.#dtype)) : null;
+    const packing = first ? this.#packing(targetType(first, this.#dtype), false) : null;
     const request = this.#request(sources, 0, packing);
     if (isFine) this.fine.add(request);
     return request;
@@ -131,7 +144,7 @@ function planLayer(plan: LoadPlan, name: (part: LayerPart) => string): LayerWeig
     attnOutput: plan.linear(name('attnOutput'), D, Q, true),
     attnPostNorm: optionalNorm('attnPostNorm', D),
     ffnNorm: norm('ffnNorm', D),
-    gateUp: plan.stacked([name('gate'), name('up')], [F, F], D),
+    gateUp: plan.gated([name('gate'), name('up')], F, D),
     down: plan.linear(name('down'), D, F),
     ffnPostNorm: optionalNorm('ffnPostNorm', D),
   };

@@ -195,10 +195,12 @@ export class Emitters {
     label: string,
     on: On,
   ): OpSpec {
-    const { isa } = this.#o;
+    const { config, isa } = this.#o;
     const layout = layoutOf(weight);
-    const [N, K] = weight.shape as [number, number];
-    const kind: ProductKind = { layout, isa, isFine: input.kind === 'fine-records', gate: null };
+    const [numRows, K] = weight.shape as [number, number];
+    const N = weight.isGated ? numRows / 2 : numRows;
+    const gate = !weight.isGated ? null : config.activation === 'silu' ? 'silu' : 'gelu';
+    const kind: ProductKind = { layout, isa, isFine: input.kind === 'fine-records', gate };
     return {
       ...kernel(emitProduct, kind),
       label,

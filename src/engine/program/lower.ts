@@ -62,7 +62,9 @@ function feedForwardOps(
   emit: Emitters,
   buffers: Buffers,
 ): OpSpec[] {
-  const gated = emit.gate(buffers.gateUp, layer.down.weight, on);
+  // Gates and ups that the product has already joined only have to be rounded.
+  const isJoined = layer.gateUp[0]?.weight.isGated ?? false;
+  const gated = emit[isJoined ? 'quantise' : 'gate'](buffers.gateUp, layer.down.weight, on);
   return [
     ...projectOps(layer.gateUp, [F, F], layer.ffnNorm, x, buffers.gateUp, 'gate-up', on, emit),
     ...gated.ops,

@@ -1,25 +1,13 @@
 // Owns how a step program wants matrices laid out, and which models it can run.
 import type { TensorInfo, WeightsFile } from '../../files/weights-file.ts';
 import type { Isa } from '../jit/cpu-features.ts';
-import { packedBytes, packedLayout } from '../jit/kernels/product/layout.ts';
-import { packRows } from '../jit/kernels/product/pack.ts';
+import { packedLayout } from '../jit/kernels/product/layout.ts';
 import type { ModelConfig } from '../models/config.ts';
+import { asInFile, forProducts, type PackingOf } from '../tensor/packing.ts';
 import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
-import { asInFile, type PackingOf } from '../weights/packing.ts';
 
 /** For these kernels. */
-export function packingFor(kernels: Isa | 'ggml'): PackingOf {
-  if (kernels === 'ggml') return asInFile;
-  return (type) => {
-    const layout = packedLayout(type);
-    return (
-      layout && {
-        numBytes: (numRows, rowElements) => packedBytes(layout, numRows, rowElements),
-        pack: (source, rowElements, target, firstRow) => packRows(layout, source, rowElements, target, firstRow),
-      }
-    );
-  };
-}
+export const packingFor = (kernels: Isa | 'ggml'): PackingOf => (kernels === 'ggml' ? asInFile : forProducts);
 
 /** Why no program can be emitted for a model; null: one can. */
 export function programObstacle(config: ModelConfig, file: WeightsFile, dtype: DTypePolicy): string | null {

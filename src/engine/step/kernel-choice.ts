@@ -24,11 +24,13 @@ export function chooseKernels(wanted: Kernels, modelObstacle: string | null): Ke
   const isa = wanted === 'auto' ? usable[0] : usable.find((each) => each === wanted);
   const obstacle = isa
     ? (modelObstacle ?? executionObstacle())
-    : `this CPU lacks ${wanted === 'avx512' ? 'AVX-512 with VNNI' : 'AVX2'}`;
+    : `this CPU lacks ${names[wanted] ?? wanted}`;
   if (isa && !obstacle) return { kernels: isa, reason: wanted === 'auto' ? 'best that this CPU runs' : 'asked for' };
   if (wanted === 'auto') return { kernels: 'ggml', reason: obstacle ?? '' };
   throw new XllmError('native_unavailable', `--kernels ${wanted}: ${obstacle}; use --kernels auto or ggml`);
 }
+
+const names: Readonly<Partial<Record<string, string>>> = { auto: 'AVX2', avx2: 'AVX2', avx512: 'AVX-512 with VNNI' };
 
 function executionObstacle(): string | null {
   const probe = canExecute();

@@ -6,6 +6,7 @@ import { cacheGroups } from '../../models/config.ts';
 import { loadModel, type Model } from '../../models/model.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
 import type { SampleRow } from '../../scheduler/sampling-params.ts';
+import type { WeightCacheOptions } from '../../weights/cache/cached-weights.ts';
 import type { DTypePolicy } from '../../weights/dtype-policy.ts';
 import { readModelConfig } from '../../models/registry.ts';
 import { packingFor, programObstacle } from '../../program/packing.ts';
@@ -21,6 +22,7 @@ export interface RunnerOptions {
   readonly numPages?: number;
   /** Of one step. Default 1,024. */
   readonly maxTokens?: number;
+  readonly cache?: WeightCacheOptions;
   /** False: `step` gives no logits; for measurements. */
   readonly keepLogits?: boolean;
 }
@@ -92,10 +94,11 @@ export class ModelRunner {
   static async open(path: string, options: RunnerOptions = {}): Promise<ModelRunner> {
     const file = await openWeights(path);
     try {
-      const dtype = options.dtype ?? 'auto';
+      const { dtype = 'auto', cache = null } = options;
       const config = await readModelConfig(file);
       const choice = chooseKernels(options.kernels ?? 'auto', programObstacle(config, file, dtype));
-      const model = await loadModel(openGgml(), file, { config, dtype, packing: packingFor(choice.kernels) });
+      const packing = packingFor(choice.kernels);
+      const model = await loadModel(openGgml(), file, { config, dtype, packing, cache });
       const numPages = options.numPages ?? 256;
       const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
       return new ModelRunner(model, space, choice, options, numPages);
