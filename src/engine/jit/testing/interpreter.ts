@@ -90,6 +90,8 @@ class Machine implements VectorMachine {
       case 'jns':
       case 'jge':
         return !sign;
+      case 'jle':
+        return sign || zero;
       case 'jb':
         return carry;
       case 'jae':

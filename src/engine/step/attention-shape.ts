@@ -1,4 +1,4 @@
-// Owns the seam between a step's graph and the two ways to attend: emitted kernels, or ggml's operations.
+// Owns what a step's graph needs to know of how the step attends.
 import type { Attention } from '../models/blocks.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import type { Graph } from '../tensor/graph.ts';
@@ -12,14 +12,6 @@ export interface AttentionShape {
   layout(layout: InputLayout): void;
   /** After `layout`. May run while the previous step does. */
   fill(staged: StagedInputs): void;
-  /** Right before the filled step runs. */
-  start(): void;
   /** After `layout`. */
   build(g: Graph, inputs: InputMemory): Attention;
-}
-
-export interface AttentionPath {
-  /** `numTokens`: the padded number of tokens; what lies behind the plan's own is to have no effect. */
-  shapeOf(plan: StepPlan, numTokens: number): AttentionShape;
-  close(): void;
 }
