@@ -143,6 +143,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
       window: null,
       scale,
       softCap: null,
+      sinks: null,
       scratch: scratch.address,
       scratchBytes,
     });

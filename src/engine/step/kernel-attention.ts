@@ -79,6 +79,7 @@ export class KernelAttention implements AttentionPath {
           window: group.kind.type === 'window' ? group.kind.numTokens : null,
           scale: config.attentionScale,
           softCap: null,
+          sinks: null,
           scratch: this.#scratch.address,
           scratchBytes,
         });

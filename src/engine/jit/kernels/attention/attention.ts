@@ -27,6 +27,7 @@ import {
   emitPrefetch,
   emitTokenOf,
   LOWEST_MAX,
+  rowValue,
   scratchAt,
   sizesOf,
   takeLocals,
@@ -338,14 +339,18 @@ function emitUnit(c: Context): void {
   f.release(head);
 }
 
-/** The tile's queries times the scale, row by row (token, then head), to scratch; rows start empty. */
+/**
+ * The unit's queries times the scale, row by row (token, then head), to scratch. Rows start empty, or with their head's
+ * sink: a score of weight 1 that has no value.
+ */
 function emitQueries(c: Context): void {
   const { a, sizes, locals } = c;
   const { scratch, shape, group } = sizes;
   const lanes = new Lanes(a, c.isa);
   const [scale, values, zero] = [lanes.takeSplat(), lanes.take(), lanes.takeSplat()];
+  const sink = xmm(15);
   lanes.zero(zero);
-  withGprs(c, 6, (token, source, out, head, row, value) => {
+  withGprs(c, 7, (token, source, out, head, row, value, sinks) => {
     lanes.broadcast(scale, mem(c.op, attentionField.queryScale));
     a.lea(out, scratchAt(c, scratch.queries));
     a.mov(token, 0);
@@ -354,9 +359,14 @@ function emitQueries(c: Context): void {
     a.mov(source, locals.firstToken);
     a.add(source, token);
     a.imul(source, locals.queryTokenStride);
-    a.imul3(value, locals.kvHead, group);
-    a.imul(value, locals.queryHeadStride);
-    a.add(source, value);
+    a.imul3(head, locals.kvHead, group);
+    a.mov(sinks, mem(c.op, attentionField.sinks));
+    a.lea(value, mem(sinks, 0, { index: head, scale: 4 }));
+    // Without sinks it stays 0.
+    a.test(sinks, sinks);
+    a.cmovne(sinks, value);
+    a.imul(head, locals.queryHeadStride);
+    a.add(source, head);
     a.add(source, locals.queryData);
     a.mov(head, group);
     const heads = a.here('query_head');
@@ -365,8 +375,19 @@ function emitQueries(c: Context): void {
       lanes.store(mem(out, 4 * d), values);
       lanes.store(mem(out, 4 * d + scratch.sums - scratch.queries), zero);
     }
-    a.mov(sized(mem(c.scratch, scratch.maxima, { index: row, scale: 4 }), 4), floatBits(LOWEST_MAX));
-    a.mov(sized(mem(c.scratch, scratch.totals, { index: row, scale: 4 }), 4), 0);
+    const [empty, ready] = [a.label('no_sink'), a.label('row_ready')];
+    a.test(sinks, sinks);
+    a.je(empty);
+    a.vmovss(sink, a.f32(Math.LOG2E));
+    a.vmulss(sink, sink, mem(sinks));
+    a.vmovss(rowValue(c, scratch.maxima, row), sink);
+    a.mov(sized(rowValue(c, scratch.totals, row), 4), floatBits(1));
+    a.add(sinks, 4);
+    a.jmp(ready);
+    a.bind(empty);
+    a.mov(sized(rowValue(c, scratch.maxima, row), 4), floatBits(LOWEST_MAX));
+    a.mov(sized(rowValue(c, scratch.totals, row), 4), 0);
+    a.bind(ready);
     a.add(out, shape.headDim * 4);
     a.add(source, locals.queryHeadStride);
     a.add(row, 1);
