@@ -4,7 +4,7 @@ import type { Address } from '../ffi/koffi.ts';
 import { canExecute, loadCode } from '../jit/asm/exec-memory.ts';
 import { type Isa, supportedIsas } from '../jit/cpu-features.ts';
 import type { KvShape } from '../jit/kernels/abi.ts';
-import { emitAttention } from '../jit/kernels/attention/attention.ts';
+import { emitAttention } from '../jit/kernels/attention/node.ts';
 import { emitKvWrite } from '../jit/kernels/kv-write.ts';
 import { emitSampler } from '../jit/kernels/sampler.ts';
 
