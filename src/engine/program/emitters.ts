@@ -279,6 +279,7 @@ export class Emitters {
           window,
           scale: config.attentionScale,
           softCap: null,
+          sinks: null,
           scratch: kv.scratch,
           scratchBytes: kv.scratchBytes,
         }),
