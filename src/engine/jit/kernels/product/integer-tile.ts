@@ -1,7 +1,7 @@
 // Owns the inner loop of a product with integer weights: one strip of W by a tile of rows of x.
 // Legend: C rows of x, limbs: signed bytes per activation (2 where they are fine), g a group of elements that share a scale.
 import { invariant } from '../../../../common/errors.ts';
-import { type Mem, mem, ripMem } from '../../asm/operands.ts';
+import { type Mem, ripMem } from '../../asm/operands.ts';
 import { rax, type Vec } from '../../asm/registers.ts';
 import { BLOCK, fineRecord, plainRecord, type RecordLayout, SUM_FACTOR } from './abi.ts';
 import { headerField, type IntegerLayout, STEP_BYTES, STRIP_ROWS, SUPER_BLOCKS } from './layout.ts';
@@ -43,10 +43,10 @@ export class IntegerTile {
   /** AVX-512 with nibbles around a centre. */
   readonly #isShifted: boolean;
 
-  constructor(t: TileCode, layout: IntegerLayout, registers: TileRegisters, C: number, isFine: boolean) {
+  constructor(t: TileCode, layout: IntegerLayout, C: number, isFine: boolean) {
     this.#t = t;
     this.#layout = layout;
-    this.#registers = registers;
+    this.#registers = t.registers;
     this.#C = C;
     this.#record = isFine ? fineRecord : plainRecord;
     this.#isWide = t.isa === 'avx512';
@@ -77,10 +77,10 @@ export class IntegerTile {
       this.#t.a.vmovups(this.#table, this.#t.byteTable(table.map((value) => value - SUM_FACTOR)));
   }
 
-  /** `numBlocks`: memory that holds K / 32. `prefetchStep`: memory that holds by how many bytes to go on per block. */
-  emit(numBlocks: Mem, prefetchStep: Mem): void {
+  /** `numBlocks`: memory that holds K / 32. */
+  emit(numBlocks: Mem): void {
     const { a } = this.#t;
-    const { strip, block, header, count, prefetch } = this.#registers;
+    const { strip, block, header, count } = this.#registers;
     const { headerBytes, blockBytes, groupSize } = this.#layout;
     a.mov(block, strip);
     a.mov(count, numBlocks);
@@ -93,8 +93,8 @@ export class IntegerTile {
     }
     a.align(32);
     const loop = a.here('block');
+    this.#t.prefetchNext();
     for (let g = 0; g < BLOCK / groupSize; g++) this.#addGroup(g);
-    if (prefetch) a.add(prefetch, prefetchStep);
     a.add(block, blockBytes);
     this.#t.advanceRows(this.#record.bytes);
     if (headerBytes === 0) {
@@ -111,13 +111,12 @@ export class IntegerTile {
   }
 
   #addGroup(g: number): void {
-    const { prefetch } = this.#registers;
-    const { bits, table, groupSize } = this.#layout;
+    const { bits, table, groupSize, blockBytes } = this.#layout;
     const numQuads = groupSize / QUAD;
     if (this.#isWide) this.#startSums(g);
     for (let i = 0; i < numQuads; i++) {
       const quad = g * numQuads + i;
-      if (prefetch) this.#t.a.prefetcht1(mem(prefetch, quad * 64));
+      this.#t.prefetchAhead(quad, BLOCK / QUAD, blockBytes);
       if (this.#isWide) this.#multiplyWide(quad);
       else if (bits === NIBBLE_BITS && !table) this.#multiplyNibbles(quad, i === 0);
       else this.#multiplyBytes(quad, i === 0);
