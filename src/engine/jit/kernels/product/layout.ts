@@ -1,7 +1,6 @@
 // Owns how matrices of weights are laid out for products: strips of 32 rows, and what a block holds in each format.
 // Legend: N rows of W, K their length, r a row's place in its strip.
 import { invariant } from '../../../../common/errors.ts';
-import type { TensorType } from '../../../tensor/dtype.ts';
 import { BLOCK } from './abi.ts';
 
 /*
@@ -111,18 +110,18 @@ const integerLayouts = {
 export type IntegerFormat = keyof typeof integerLayouts;
 export type PackedFormat = FloatLayout['format'] | IntegerFormat;
 
-export const floatFormats: readonly FloatLayout['format'][] = ['F32', 'F16', 'BF16'];
-export const integerFormats = Object.keys(integerLayouts) as IntegerFormat[];
+const floatFormats: readonly FloatLayout['format'][] = ['F32', 'F16', 'BF16'];
+const integerFormats = Object.keys(integerLayouts) as IntegerFormat[];
 /** All formats that products take. */
 export const packedFormats: readonly PackedFormat[] = [...floatFormats, ...integerFormats];
 
-const layouts = new Map<TensorType, PackedLayout>([
+const layouts = new Map<string, PackedLayout>([
   ...floatFormats.map((format) => [format, { kind: 'float', format, elementBytes: format === 'F32' ? 4 : 2 }] as const),
   ...integerFormats.map((format) => [format, { ...integerLayouts[format], format }] as const),
 ]);
 
 /** null: this format cannot be packed. */
-export const packedLayout = (type: TensorType): PackedLayout | null => layouts.get(type) ?? null;
+export const packedLayout = (type: string): PackedLayout | null => layouts.get(type) ?? null;
 
 /** Blocks of a row. */
 export function numBlocksOf(layout: IntegerLayout, K: number): number {

@@ -1,6 +1,5 @@
 // Owns packing rows of a matrix into strips, and finding a row again: nothing is lost on the way.
 import { invariant } from '../../../../common/errors.ts';
-import { bytesOf } from '../../../tensor/dtype.ts';
 import { BLOCK } from './abi.ts';
 import {
   blockOffset,
@@ -23,6 +22,13 @@ export type RowPlace = 'plain' | 'gate' | 'up';
 
 const HALF = STRIP_ROWS / 2;
 
+/** Bytes of a row in the file's format. */
+export function sourceBytes(layout: PackedLayout, K: number): number {
+  if (layout.kind === 'float') return K * layout.elementBytes;
+  const { blockElements, blockBytes } = sourceFormats[layout.format];
+  return (K / blockElements) * blockBytes;
+}
+
 /** The row's place in the packed matrix. */
 export function packedRow(place: RowPlace, row: number): number {
   if (place === 'plain') return row;
@@ -44,7 +50,7 @@ export function packRows(
   firstRow: number,
   place: RowPlace = 'plain',
 ): void {
-  const rowBytes = bytesOf(layout.format, K);
+  const rowBytes = sourceBytes(layout, K);
   const numRows = source.length / rowBytes;
   invariant(Number.isInteger(numRows), `${source.length} bytes are not rows of ${K} elements`);
   const bytesOfStrip = stripBytes(layout, K);
