@@ -88,6 +88,8 @@ class Machine implements VectorMachine {
         return sign;
       case 'jge':
         return !sign;
+      case 'jle':
+        return sign || zero;
       case 'jb':
         return carry;
       case 'jae':

@@ -1,5 +1,5 @@
 // Owns what vector instructions do that move elements about or change their size, for the interpreter.
-import type { Operand, VecOrMem } from '../asm/operands.ts';
+import type { Mem, Operand, VecOrMem } from '../asm/operands.ts';
 import type { Vec } from '../asm/registers.ts';
 import type { VectorMachine } from './vector-semantics.ts';
 
@@ -21,6 +21,17 @@ const interleave =
       return sources[element & 1]?.[from] ?? 0;
     });
     m.setLanes(dst as Vec, new Uint32Array(result.buffer));
+  };
+
+/** One element of an xmm register, to memory. */
+const extract =
+  (elementBytes: 1 | 2 | 4): Semantics =>
+  (m, [dst, source, imm]) => {
+    const from = new Uint8Array(m.lanes(source as Vec, LANES_PER_128).buffer);
+    const lane = m.lanes(dst as Mem, 1);
+    const at = (imm as number) * elementBytes;
+    new Uint8Array(lane.buffer).set(from.subarray(at, at + elementBytes));
+    m.setLanes(dst as Mem, lane);
   };
 
 type Narrow = typeof Uint8Array | typeof Int8Array | typeof Uint16Array;
@@ -93,6 +104,9 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
     const start = LANES_PER_128 * (imm as number);
     m.setLanes(dst as VecOrMem, m.lanes(source as Vec, numLanes(source)).slice(start, start + LANES_PER_128));
   },
+  vpextrb: extract(1),
+  vpextrw: extract(2),
+  vpextrd: extract(4),
   vcvtps2ph: (m, [dst, source]) => {
     const values = new Float32Array(m.lanes(source as Vec, numLanes(source)).buffer);
     m.setLanes(dst as VecOrMem, new Uint32Array(Float16Array.from(values).buffer));

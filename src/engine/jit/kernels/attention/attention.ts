@@ -1,14 +1,38 @@
 // Owns the paged attention kernel: units of work, chunks of 512 positions, and the order of their phases.
 // Legend: T tokens, H heads, G kv heads, K head dim. `attention.ref.ts` says what it computes.
+import { invariant } from '../../../../common/errors.ts';
 import { emitFunction } from '../../asm/function.ts';
 import { type Label, mem, sized } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, r32, rax, rbx, rdx, xmm } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { checkShape, countersBytes, type KvShape, nodeField, partialBytes, stepLayout, tensorField } from '../abi.ts';
-import { CHUNK_POSITIONS } from '../tiles.ts';
+import {
+  attentionField,
+  checkShape,
+  countersBytes,
+  headBytes,
+  type KvShape,
+  partialBytes,
+  partialRowBytes,
+  stepLayout,
+  TILE_TOKENS,
+  tensorField,
+  tileBytes,
+} from '../abi.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type Context, LOWEST_MAX, MAX_SIDES, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
+import { emitOp, opField } from '../op.ts';
+import { CHUNK_POSITIONS } from '../tiles.ts';
+import {
+  type Context,
+  emitPrefetch,
+  emitTokenOf,
+  LOWEST_MAX,
+  scratchAt,
+  sizesOf,
+  takeLocals,
+  TILES_AHEAD,
+  withGprs,
+} from './context.ts';
 import { emitMerge } from './merge.ts';
 import { emitScores } from './scores.ts';
 import { emitSoftmax } from './softmax.ts';
@@ -20,82 +44,89 @@ export function attentionScratchBytes(shape: KvShape): number {
 }
 
 /**
- * src[0] queries [T,H,K], F32, elements of a head adjacent, strides free; further sources only order the nodes.
- * dst [T,H*K], F32, dense; padding tokens become 0. Reads the keys and values that the step's `kv_write` stored.
- * A unit of work is a tile of tokens, or a part of a token's positions, and a kv head; threads claim them one by one.
+ * Reads queries [T,H,K] and writes outputs [T,H*K], F32 (`writeAttentionOp`). Reads the keys and values that the step's
+ * `kv_write` stored. A piece is a tile of tokens, or a part of a token's positions, and a kv head.
+ */
+export function emitAttentionOp(shape: KvShape, isa: Isa): MachineCode {
+  checkShape(shape);
+  const sizes = sizesOf(shape, isa);
+  let c: Context | undefined;
+  return emitOp(
+    `attention_${isa}`,
+    ({ a, f, op, thread }) => {
+      c = { a, f, isa, sizes, locals: takeLocals(f), op, scratch: f.take(rbx) };
+      const { locals } = c;
+      for (const [local, field] of [
+        [locals.queryData, attentionField.queries],
+        [locals.queryHeadStride, attentionField.queryHeadBytes],
+        [locals.queryTokenStride, attentionField.queryRowBytes],
+        [locals.outData, attentionField.out],
+        [locals.outRowBytes, attentionField.outRowBytes],
+      ] as const) {
+        a.mov(rax, mem(op, field));
+        a.mov(local, rax);
+      }
+      a.mov(rax, thread);
+      emitSetup(c, rax);
+    },
+    () => {
+      invariant(c, 'pieces are cut before they are done');
+      emitPiece(c);
+    },
+  );
+}
+
+/**
+ * The same as a ggml custom operation: src[0] queries; further sources only order the nodes. dst [T,H*K], F32, dense;
+ * padding tokens become 0.
  */
 export function emitAttention(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
-  return emitFunction(`attention_${isa}`, 4, (a, f) => {
-    const [dst, ith, nth, node] = f.args as [Gpr, Gpr, Gpr, Gpr];
+  return emitFunction(`attention_node_${isa}`, 4, (a, f) => {
+    const [dst, ith, nth, op] = f.args as [Gpr, Gpr, Gpr, Gpr];
     const sizes = sizesOf(shape, isa);
-    const locals = takeLocals(f);
-    const scratch = f.take(rbx);
-    const c: Context = { a, f, isa, sizes, locals, scratch };
-    // Division uses rax and rdx: nothing lives there across units.
-    emitSetup(c, { dst, ith, nth, node });
-    f.release(dst, ith, nth, node);
+    f.take(rax);
+    const c: Context = { a, f, isa, sizes, locals: takeLocals(f), op, scratch: f.take(rbx) };
+    const { locals } = c;
+    a.movsxd(ith, ith);
+    a.movsxd(nth, nth);
+    const [numUnits, numThreads] = [f.local(), f.local()];
+    a.mov(numThreads, nth);
+    a.mov(rax, ith);
+    emitSetup(c, rax);
+    a.mov(numUnits, rax);
+    emitTensors(c, { dst, ith, nth });
+    f.release(dst, ith, nth);
 
     const claim = a.here('claim');
     const finished = a.label('finished');
-    emitClaim(c, finished);
-    emitQueries(c);
-    emitFirstChunk(c);
-    const chunk = a.here('chunk');
-    emitChunkBounds(c);
-    emitTileAddresses(c);
-    emitScores(c);
-    emitSoftmax(c);
-    emitValues(c);
-    const isPart = a.label('is_part');
-    const complete = a.label('complete');
-    a.cmp(locals.numParts, 1);
-    a.jne(isPart);
-    emitMerge(c);
-    withGprs(c, 2, (position, end) => {
-      a.mov(position, locals.chunkEnd);
-      a.mov(locals.position, position);
-      a.mov(end, locals.firstPosition);
-      a.add(end, locals.numTokens);
-      a.cmp(position, end);
-      a.jl(chunk);
-    });
-    a.jmp(complete);
-
-    a.bind(isPart);
-    emitMeeting(c, claim);
-    a.bind(complete);
-    emitOutputs(c);
+    a.mov(rax, 1);
+    a.lockXadd(mem(op, opField.claimed), rax);
+    a.cmp(rax, numUnits);
+    a.jge(finished);
+    emitPiece(c);
     a.jmp(claim);
 
     a.bind(finished);
-    emitFinish(c);
+    // The last thread to finish leaves the counters ready for the next node.
+    a.mov(rax, 1);
+    a.lockXadd(mem(op, opField.finished), rax);
+    a.add(rax, 1);
+    a.cmp(rax, numThreads);
+    a.jne(f.exit);
+    a.mov(sized(mem(op, opField.claimed), 8), 0);
+    a.mov(sized(mem(op, opField.finished), 8), 0);
   });
 }
 
-/** Node, step and tensors to locals; this thread's padding tokens to 0. */
-function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 'ith' | 'nth' | 'node', Gpr>>): void {
+/** Where queries and outputs of a node lie, to locals; this thread's padding tokens to 0. */
+function emitTensors(c: Context, { dst, ith, nth }: Readonly<Record<'dst' | 'ith' | 'nth', Gpr>>): void {
   const { a, f, sizes, locals } = c;
   const { shape } = sizes;
   const { step } = stepLayout;
-  a.movsxd(ith, ith);
-  a.movsxd(nth, nth);
-  a.mov(locals.node, node);
-  a.mov(locals.numThreads, nth);
-  a.mov(c.scratch, mem(node, nodeField.scratchBytes));
-  a.imul(c.scratch, ith);
-  a.add(c.scratch, mem(node, nodeField.scratch));
+  const rowBytes = shape.numHeads * shape.headDim * 4;
   withGprs(c, 2, (value, block) => {
-    for (const field of ['window', 'keyOffset', 'valueOffset'] as const) {
-      a.mov(value, mem(node, nodeField[field]));
-      a.mov(locals[field], value);
-    }
-    a.mov(block, mem(node, nodeField.stepCell));
-    a.mov(block, mem(block));
-    a.mov(locals.step, block);
-    a.movsxd(value, mem(block, step.numTiles));
-    a.imul3(value, value, shape.numKvHeads);
-    a.mov(locals.numUnits, value);
+    a.mov(locals.outRowBytes, rowBytes);
     const query = f.gpr();
     a.mov(query, mem(dst, tensorField.src));
     for (const [local, field] of [
@@ -113,6 +144,7 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
 
     const [end, place] = [f.gpr(), f.gpr()];
     const token = ith;
+    a.mov(block, locals.step);
     a.movsxd(end, mem(block, step.paddedTokens));
     a.movsxd(value, mem(block, step.numTokens));
     a.add(token, value);
@@ -122,7 +154,6 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
     a.bind(padding);
     a.cmp(token, end);
     a.jge(done);
-    const rowBytes = shape.numHeads * shape.headDim * 4;
     a.imul3(place, token, rowBytes);
     a.add(place, out);
     a.mov(value, rowBytes / 64);
@@ -139,18 +170,130 @@ function emitSetup(c: Context, { dst, ith, nth, node }: Readonly<Record<'dst' | 
   });
 }
 
-/** Claims the next unit: its tile and kv head to locals; `finished` when there is none. */
-function emitClaim(c: Context, finished: Label): void {
+/** What pieces share, to locals and the scratch register; the number of pieces to rax, which brings the thread. */
+function emitSetup(c: Context, thread: Gpr): void {
+  const { a, sizes, locals, op } = c;
+  const { step } = stepLayout;
+  a.mov(c.scratch, mem(op, attentionField.scratchBytes));
+  a.imul(c.scratch, thread);
+  a.add(c.scratch, mem(op, attentionField.scratch));
+  a.mov(rax, mem(op, attentionField.window));
+  a.mov(locals.window, rax);
+  a.mov(rax, mem(op, attentionField.stepCell));
+  a.mov(rax, mem(rax));
+  a.mov(locals.step, rax);
+  a.movsxd(rax, mem(rax, step.numTiles));
+  a.imul3(rax, rax, sizes.shape.numKvHeads);
+}
+
+/** One unit of work, whose number is in rax. */
+function emitPiece(c: Context): void {
+  const { a, locals } = c;
+  const done = a.label('piece_done');
+  emitUnit(c);
+  emitFirstChunk(c);
+  const start = a.label('start');
+  const chunk = a.here('chunk');
+  emitChunkBounds(c);
+  emitStream(c);
+  a.cmp(locals.row, 0);
+  a.jne(start);
+  emitFirstFetch(c);
+  emitQueries(c);
+  a.bind(start);
+  emitRowGroups(c);
+  const isPart = a.label('is_part');
+  const complete = a.label('complete');
+  a.cmp(locals.numParts, 1);
+  a.jne(isPart);
+  withGprs(c, 2, (position, end) => {
+    a.mov(position, locals.chunkEnd);
+    a.mov(locals.position, position);
+    a.mov(end, locals.firstPosition);
+    a.add(end, locals.numTokens);
+    a.cmp(position, end);
+    a.jl(chunk);
+  });
+  a.jmp(complete);
+
+  a.bind(isPart);
+  emitMeeting(c, done);
+  a.bind(complete);
+  emitOutputs(c);
+  a.bind(done);
+}
+
+/** The chunk's work for all rows of the unit, as many at a time as registers hold. */
+function emitRowGroups(c: Context): void {
+  const { a, sizes, locals } = c;
+  const { blocking, scratch, shape } = sizes;
+  const next = a.label('next_group');
+  const compute = a.label('compute');
+  const isPart = a.label('group_of_part');
+  a.mov(locals.row, 0);
+  const groups = a.here('row_group');
+  withGprs(c, 2, (rows, end) => {
+    a.mov(rows, locals.numRows);
+    a.sub(rows, locals.row);
+    a.mov(end, blocking.maxRows);
+    a.cmp(rows, end);
+    a.cmovg(rows, end);
+    a.mov(locals.groupRows, rows);
+    // Behind the position of the last row's token.
+    a.add(rows, locals.row);
+    a.sub(rows, 1);
+    emitTokenOf(c, rows);
+    a.mov(end, rows);
+    a.add(end, locals.firstPosition);
+    a.add(end, 1);
+    a.cmp(end, locals.chunkEnd);
+    a.cmovg(end, locals.chunkEnd);
+    a.mov(locals.groupEnd, end);
+    // Rows that end before the chunk see nothing of it.
+    a.cmp(end, locals.position);
+    a.jle(next);
+    a.sub(end, locals.chunkStart);
+    a.add(end, NUM_LANES - 1);
+    a.and(end, -NUM_LANES);
+    a.mov(locals.endColumn, end);
+    a.sub(end, locals.firstColumn);
+    a.shr(end, Math.log2(NUM_LANES));
+    a.mov(locals.groupTiles, end);
+    a.cmp(locals.numParts, 1);
+    a.jne(compute);
+    a.lea(end, scratchAt(c, scratch.partial));
+    a.mov(locals.partial, end);
+  });
+  a.bind(compute);
+  emitScores(c);
+  emitSoftmax(c);
+  emitValues(c);
+  a.cmp(locals.numParts, 1);
+  a.jne(isPart);
+  emitMerge(c, locals.row, locals.groupRows);
+  a.jmp(next);
+  a.bind(isPart);
+  withGprs(c, 1, (bytes) => {
+    a.imul3(bytes, locals.groupRows, partialRowBytes(shape));
+    a.add(locals.partial, bytes);
+  });
+  a.bind(next);
+  withGprs(c, 1, (row) => {
+    a.mov(row, locals.row);
+    a.add(row, locals.groupRows);
+    a.mov(locals.row, row);
+    a.cmp(row, locals.numRows);
+    a.jl(groups);
+  });
+}
+
+/** The tile and kv head of the unit whose number is in rax, to locals. */
+function emitUnit(c: Context): void {
   const { a, f, sizes, locals } = c;
   const { shape } = sizes;
   const { tile } = stepLayout;
-  const [unit, node] = [f.take(rax), f.gpr()];
-  a.mov(unit, 1);
-  a.mov(node, locals.node);
-  a.lockXadd(mem(node, nodeField.claimed), unit);
-  a.cmp(unit, locals.numUnits);
-  a.jge(finished);
-  f.release(node);
+  const unit = rax;
+  // Division uses rax and rdx.
   const head = f.take(rdx);
   withGprs(c, 2, (record, value) => {
     a.mov(value, shape.numKvHeads);
@@ -169,8 +312,7 @@ function emitClaim(c: Context, finished: Label): void {
     }
     a.imul3(value, value, sizes.group); // numTokens came last
     a.mov(locals.numRows, value);
-    a.lea(value, scratchAt(c, sizes.scratch.partial));
-    a.mov(locals.partial, value);
+    a.mov(locals.row, 0);
     const whole = a.label('whole');
     a.cmp(locals.numParts, 1);
     a.je(whole);
@@ -193,7 +335,7 @@ function emitClaim(c: Context, finished: Label): void {
     a.mov(locals.partial, value);
     a.bind(whole);
   });
-  f.release(unit, head);
+  f.release(head);
 }
 
 /** The tile's queries times the scale, row by row (token, then head), to scratch; rows start empty. */
@@ -204,8 +346,7 @@ function emitQueries(c: Context): void {
   const [scale, values, zero] = [lanes.takeSplat(), lanes.take(), lanes.takeSplat()];
   lanes.zero(zero);
   withGprs(c, 6, (token, source, out, head, row, value) => {
-    a.mov(value, locals.node);
-    lanes.broadcast(scale, mem(value, nodeField.queryScale));
+    lanes.broadcast(scale, mem(c.op, attentionField.queryScale));
     a.lea(out, scratchAt(c, scratch.queries));
     a.mov(token, 0);
     a.mov(row, 0);
@@ -278,24 +419,34 @@ function emitChunkBounds(c: Context): void {
     a.sub(end, start);
     a.add(end, NUM_LANES - 1);
     a.and(end, -NUM_LANES);
-    a.mov(locals.endColumn, end);
     a.sub(end, position);
     a.shr(end, Math.log2(NUM_LANES));
     a.mov(locals.numTiles, end);
   });
 }
 
-/** Addresses of the chunk's tiles: page, plus head and place within the block. */
-function emitTileAddresses(c: Context): void {
+/**
+ * Addresses of the tiles that the chunk reads: its keys, its values, then the next chunk's first keys, to be fetched
+ * meanwhile; behind the row's last position its tile again.
+ */
+function emitStream(c: Context): void {
   const { a, sizes, locals } = c;
   const { segment, segmentBytes } = stepLayout;
-  const { blockTokens } = sizes.shape;
-  withGprs(c, 6, (position, place, tile, record, end, value) => {
+  const { shape, scratch } = sizes;
+  const { blockTokens } = shape;
+  const tilesPerBlock = blockTokens / TILE_TOKENS;
+  withGprs(c, 8, (position, place, tile, record, end, value, numTiles, last) => {
     a.mov(position, locals.position);
     a.mov(tile, 0);
     a.mov(record, locals.segment);
+    a.mov(numTiles, locals.numTiles);
+    a.mov(last, locals.firstPosition);
+    a.add(last, locals.numTokens);
+    a.sub(last, 1);
     const tiles = a.here('address');
     const found = a.label('segment_found');
+    const ahead = a.label('address_ahead');
+    const next = a.label('next_address');
     const find = a.here('segment');
     a.movsxd(place, mem(record, segment.firstPosition));
     a.movsxd(end, mem(record, segment.numTokens));
@@ -305,34 +456,62 @@ function emitTileAddresses(c: Context): void {
     a.add(record, segmentBytes);
     a.jmp(find);
     a.bind(found);
-    // Position in the segment, then its block's page and its place there.
+    // Position in the segment, then its block's page and its tile there.
     a.neg(place);
     a.add(place, position);
     a.mov(value, place);
     a.sar(value, Math.log2(blockTokens));
-    a.mov(end, locals.node);
-    a.imul(value, mem(end, nodeField.pageBytes));
-    a.and(place, blockTokens - 1);
-    a.imul3(place, place, sizes.tokenBytes);
-    a.add(place, value);
-    a.add(place, mem(record, segment.page));
-    a.imul3(value, locals.kvHead, sizes.headBytes);
-    a.add(place, value);
-    a.mov(mem(c.scratch, sizes.scratch.tiles, { index: tile, scale: 8 }), place);
-    a.add(position, NUM_LANES);
-    a.add(tile, 1);
-    a.cmp(tile, locals.numTiles);
-    a.jl(tiles);
-    a.mov(locals.segment, record);
-    // What is fetched ahead of the last tiles.
-    for (let more = 0; more < MAX_SIDES; more++) {
-      a.mov(mem(c.scratch, sizes.scratch.tiles + 8 * more, { index: tile, scale: 8 }), place);
+    a.imul(value, mem(c.op, attentionField.pageBytes));
+    a.add(value, mem(record, segment.page));
+    if (tilesPerBlock > 1) {
+      a.sar(place, Math.log2(TILE_TOKENS));
+      a.and(place, tilesPerBlock - 1);
+      a.imul3(place, place, tileBytes(shape));
+      a.add(value, place);
     }
+    a.imul3(place, locals.kvHead, headBytes(shape));
+    a.add(value, place);
+    a.mov(place, value);
+    a.add(value, mem(c.op, attentionField.keyOffset));
+    a.add(place, mem(c.op, attentionField.valueOffset));
+    a.cmp(tile, numTiles);
+    a.jge(ahead);
+    a.mov(mem(c.scratch, scratch.stream, { index: tile, scale: 8 }), value);
+    a.lea(end, mem(tile, 0, { index: numTiles }));
+    a.mov(mem(c.scratch, scratch.stream, { index: end, scale: 8 }), place);
+    a.mov(locals.segment, record);
+    a.jmp(next);
+    a.bind(ahead);
+    a.lea(end, mem(tile, 0, { index: numTiles }));
+    a.mov(mem(c.scratch, scratch.stream, { index: end, scale: 8 }), value);
+    a.bind(next);
+    a.add(tile, 1);
+    a.add(position, NUM_LANES);
+    a.cmp(position, last);
+    a.cmovg(position, last);
+    a.lea(end, mem(numTiles, 2 * TILES_AHEAD));
+    a.cmp(tile, end);
+    a.jl(tiles);
   });
 }
 
-/** The part that is finished last merges them all, in order; others go on to `claim`. */
-function emitMeeting(c: Context, claim: Label): void {
+/** Fetches the first tiles of keys at once: nothing did so before. */
+function emitFirstFetch(c: Context): void {
+  const { a, sizes } = c;
+  const { shape, scratch } = sizes;
+  withGprs(c, 2, (tile, place) => {
+    a.mov(tile, 0);
+    const tiles = a.here('first_fetch');
+    a.mov(place, mem(c.scratch, scratch.stream, { index: tile, scale: 8 }));
+    emitPrefetch(c, mem(place), tileBytes(shape));
+    a.add(tile, 1);
+    a.cmp(tile, TILES_AHEAD);
+    a.jl(tiles);
+  });
+}
+
+/** The part that is finished last merges them all, in order; others go on to `done`. */
+function emitMeeting(c: Context, done: Label): void {
   const { a, sizes, locals } = c;
   withGprs(c, 2, (counter, count) => {
     a.mov(counter, locals.counter);
@@ -340,14 +519,14 @@ function emitMeeting(c: Context, claim: Label): void {
     a.lockXadd(mem(counter), count);
     a.add(count, 1);
     a.cmp(count, locals.numParts);
-    a.jne(claim);
-    // For the next node.
+    a.jne(done);
+    // For the next op.
     a.mov(sized(mem(counter), 8), 0);
     a.mov(count, locals.parts);
     a.mov(locals.partial, count);
   });
   const parts = a.here('part');
-  emitMerge(c);
+  emitMerge(c, 0, locals.numRows);
   a.add(locals.partial, partialBytes(sizes.shape));
   a.sub(locals.numParts, 1);
   a.jne(parts);
@@ -366,7 +545,7 @@ function emitOutputs(c: Context): void {
     const tokens = a.here('output_token');
     a.mov(out, locals.firstToken);
     a.add(out, token);
-    a.imul3(out, out, shape.numHeads * shape.headDim * 4);
+    a.imul(out, locals.outRowBytes);
     a.imul3(value, locals.kvHead, group * shape.headDim * 4);
     a.add(out, value);
     a.add(out, locals.outData);
@@ -387,20 +566,5 @@ function emitOutputs(c: Context): void {
     a.add(token, 1);
     a.cmp(token, locals.numTokens);
     a.jl(tokens);
-  });
-}
-
-/** The last thread to finish leaves the counters ready for the next node. */
-function emitFinish(c: Context): void {
-  const { a, locals } = c;
-  withGprs(c, 2, (node, count) => {
-    a.mov(node, locals.node);
-    a.mov(count, 1);
-    a.lockXadd(mem(node, nodeField.finished), count);
-    a.add(count, 1);
-    a.cmp(count, locals.numThreads);
-    a.jne(c.f.exit);
-    a.mov(sized(mem(node, nodeField.claimed), 8), 0);
-    a.mov(sized(mem(node, nodeField.finished), 8), 0);
   });
 }
