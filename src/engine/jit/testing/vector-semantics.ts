@@ -1,8 +1,9 @@
 // Owns what vector instructions do to lanes of 32 bits, for the interpreter.
 import { invariant } from '../../../common/errors.ts';
-import type { Operand } from '../asm/operands.ts';
+import type { Mem, Operand } from '../asm/operands.ts';
 import type { Gpr, Mask, Vec } from '../asm/registers.ts';
 import { fma32 } from '../kernels/float.ref.ts';
+import { packSemantics } from './pack-semantics.ts';
 import { shuffleSemantics } from './shuffle-semantics.ts';
 
 /** The interpreter as vector instructions see it. */
@@ -120,11 +121,15 @@ const copy: Semantics = (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(
 
 export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   ...shuffleSemantics,
+  ...packSemantics,
   vmovups: copy,
   vmovaps: copy,
   vmovss: (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(operands, 1), 1)),
   vmovd: (m, [dst, source]) => {
-    if ((dst as Vec).kind === 'vec') m.setLanes(dst!, Uint32Array.of(Number(BigInt.asUintN(32, m.gpr(source as Gpr)))));
+    if ((source as Mem).kind === 'mem') m.setLanes(dst!, m.lanes(source!, 1));
+    else if ((dst as Vec).kind === 'vec')
+      m.setLanes(dst!, Uint32Array.of(Number(BigInt.asUintN(32, m.gpr(source as Gpr)))));
+    else if ((dst as Mem).kind === 'mem') m.setLanes(dst!, m.lanes(source!, 1));
     else m.setGpr(dst as Gpr, BigInt(m.lanes(source!, 1)[0]!));
   },
   vbroadcastss: shuffle(() => 0, 1),

@@ -2,12 +2,12 @@
 // Legend: M rows, H heads, G key/value heads, K head dim, R elements of a head that rotate.
 import { invariant } from '../../../../common/errors.ts';
 import type { Assembler } from '../../asm/assembler.ts';
-import { type Mem, mem, offset, sized } from '../../asm/operands.ts';
+import { mem, offset } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
-import { type Gpr, rax, resized, type Vec } from '../../asm/registers.ts';
+import { type Gpr, rax, resized, type Vec, ymm } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type OpFrame, opMem } from '../op.ts';
+import { opMem } from '../op.ts';
 import { ropeRowBytes } from './rope-table.ts';
 import { cutRows, emitRowOp, emitRowPointer, opLayout } from './row-op.ts';
 import { emitInverseRms, emitRowSum } from './row-sum.ts';
@@ -33,12 +33,24 @@ export const ropeOp = opLayout('q', 'qRowBytes', 'k', 'kRowBytes', 'positions', 
 
 /** Vectors are of 8 floats where pairs of 16 are not to be had. */
 const MIN_VECTOR = 8;
+const CACHE_LINE = 64;
+/** imm8 of vpermilps: elements 1, 0, 3, 2. */
+const SWAP_PAIRS = 0b10_11_00_01;
 
 /** What keeps this rope from being emitted; null: nothing. */
 export function ropeObstacle({ headDim, rotaryDim }: RopeOptions): string | null {
   if (headDim % NUM_LANES !== 0 || headDim > 256) return `heads of ${headDim} are not multiples of 16 up to 256`;
   const isRotary = rotaryDim > 0 && rotaryDim <= headDim && rotaryDim % (2 * MIN_VECTOR) === 0;
   return isRotary ? null : `${rotaryDim} rotating elements are no multiple of 16 up to ${headDim}`;
+}
+
+interface Head {
+  readonly options: RopeOptions;
+  readonly x: Gpr;
+  /** Of the row: cosines and sines, or both twice each. */
+  readonly table: Gpr;
+  /** Weights of the norm. */
+  readonly norm: Gpr;
 }
 
 /** A pair (x, y) becomes (x cos - y sin, y cos + x sin), the products with the sine rounded, the others not. */
@@ -52,19 +64,22 @@ export function emitRope(options: RopeOptions): MachineCode {
     `rope_${pairs}_${K}_${isa}`,
     cutRows((numHeads + numKvHeads) * K),
     // Cosines and sines of a row, each twice: as vectors of adjacent pairs want them.
-    ({ f }) => ({ scratch: pairs === 'adjacent' ? f.local(2 * rowBytes + 64) : null, inverse: sized(f.local(), 4) }),
-    (o, { scratch, inverse }, row) => {
+    ({ f }) => (pairs === 'adjacent' ? f.local(2 * rowBytes + CACHE_LINE) : null),
+    (o, scratch, row) => {
       const { a, f, op } = o;
       const [x, count, table, norm] = [f.gpr(), f.gpr(), f.gpr(), f.gpr()];
       a.mov(table, opMem(op, field.positions));
       a.movsxd(table, mem(table, 0, { index: row, scale: 4 }));
       a.imul3(table, table, rowBytes);
       a.add(table, opMem(op, field.table));
-      const head = new HeadEmitter(o, options, { x, norm, table, inverse });
       if (scratch) {
-        a.lea(x, offset(scratch, 63));
-        a.and(x, -64);
-        head.emitSpread(x);
+        a.lea(x, offset(scratch, CACHE_LINE - 1));
+        a.and(x, -CACHE_LINE);
+        for (let at = 0; at < rotaryDim; at += MIN_VECTOR / 2) {
+          a.vpmovzxdq(ymm(0), mem(table, 4 * at));
+          a.vmovsldup(ymm(0), ymm(0));
+          a.vmovups(mem(x, 8 * at), ymm(0));
+        }
         a.mov(table, x);
       }
       for (const { base, distance, heads, weights } of [
@@ -75,7 +90,7 @@ export function emitRope(options: RopeOptions): MachineCode {
         if (headNormEps !== null) a.mov(norm, opMem(op, weights));
         a.mov(count, heads);
         const loop = a.here('head');
-        head.emit();
+        emitHead(a, { options, x, table, norm });
         a.add(x, 4 * K);
         a.sub(count, 1);
         a.jne(loop);
@@ -85,117 +100,55 @@ export function emitRope(options: RopeOptions): MachineCode {
   );
 }
 
-interface HeadRegisters {
-  readonly x: Gpr;
-  readonly norm: Gpr;
-  /** Of the row: cosines and sines, or both twice each. */
-  readonly table: Gpr;
-  readonly inverse: Mem;
-}
-
-class HeadEmitter {
-  readonly #a: Assembler;
-  readonly #lanes: Lanes;
-  readonly #options: RopeOptions;
-  readonly #registers: HeadRegisters;
-  readonly #vectorFloats: 8 | 16;
-  readonly #factor: Vec;
-  readonly #free: readonly Vec[];
-
-  constructor({ a }: OpFrame, options: RopeOptions, registers: HeadRegisters) {
-    const { isa, rotaryDim, headDim, pairs } = options;
-    this.#a = a;
-    this.#lanes = new Lanes(a, isa);
-    this.#options = options;
-    this.#registers = registers;
-    const unit = pairs === 'halves' ? rotaryDim / 2 : rotaryDim;
-    const isWide = isa === 'avx512' && [unit, headDim - rotaryDim].every((count) => count % NUM_LANES === 0);
-    this.#vectorFloats = isWide ? 16 : MIN_VECTOR;
-    const register = () => resized(this.#lanes.takeSplat()[0] as Vec, isWide ? 512 : 256);
-    this.#factor = register();
-    this.#free = Array.from({ length: 5 }, register);
-  }
-
-  /** Writes cosines and sines of the row to `place`, each twice. */
-  emitSpread(place: Gpr): void {
-    const a = this.#a;
-    const [x] = this.#free as [Vec];
-    for (let at = 0; at < this.#options.rotaryDim; at += this.#vectorFloats / 2) {
-      a.vpmovzxdq(x, mem(this.#registers.table, 4 * at));
-      a.vmovsldup(x, x);
-      a.vmovups(mem(place, 8 * at), x);
-    }
-  }
-
-  /** The head at x. */
-  emit(): void {
-    const { headDim, rotaryDim, pairs, headNormEps } = this.#options;
-    if (headNormEps !== null) this.#emitFactor(headNormEps);
-    if (pairs === 'halves') this.#emitHalves(rotaryDim / 2);
-    else this.#emitAdjacent(rotaryDim);
-    if (headNormEps === null) return;
-    const [value] = this.#free as [Vec];
-    for (let at = rotaryDim; at < headDim; at += this.#vectorFloats) {
-      this.#load(value, at);
-      this.#a.vmovups(this.#x(at), value);
-    }
-  }
-
-  #x = (at: number): Mem => mem(this.#registers.x, 4 * at);
-
-  /** 1 / rms of the head. */
-  #emitFactor(eps: number): void {
-    const a = this.#a;
-    const lanes = this.#lanes;
-    const { x, inverse } = this.#registers;
+function emitHead(a: Assembler, { options, x, table, norm }: Head): void {
+  const { isa, headDim, rotaryDim, pairs, headNormEps: eps } = options;
+  const lanes = new Lanes(a, isa);
+  const half = rotaryDim / 2;
+  const isWide =
+    isa === 'avx512' && [pairs === 'halves' ? half : rotaryDim, headDim].every((count) => count % NUM_LANES === 0);
+  const vectorFloats = isWide ? NUM_LANES : MIN_VECTOR;
+  const register = () => resized(lanes.takeSplat()[0] as Vec, isWide ? 512 : 256);
+  const [factor, v, w, vSine, wSine, cosine] = Array.from({ length: 6 }, register) as [Vec, Vec, Vec, Vec, Vec, Vec];
+  const head = (at: number) => mem(x, 4 * at);
+  const load = (dst: Vec, at: number) => {
+    a.vmovups(dst, head(at));
+    if (eps === null) return;
+    a.vmulps(dst, dst, mem(norm, 4 * at));
+    a.vmulps(dst, dst, factor);
+  };
+  if (eps !== null) {
     const value = lanes.take();
-    const cursor = { pointer: x, count: rax };
-    const squares = emitRowSum(a, lanes, this.#options.headDim, cursor, (sum, place) => {
+    const squares = emitRowSum(a, lanes, headDim, { pointer: x, count: rax }, (sum, place) => {
       lanes.load(value, place);
       lanes.op('vfmadd231ps', sum, value, value);
     });
-    emitInverseRms(a, squares, this.#options.headDim, eps, value[0] as Vec);
-    a.vmovss(inverse, squares);
-    a.vbroadcastss(this.#factor, inverse);
-    lanes.release(value);
+    emitInverseRms(a, squares, headDim, eps, value[0] as Vec);
+    a.vbroadcastss(factor, squares);
   }
-
-  #load(dst: Vec, at: number): void {
-    const a = this.#a;
-    a.vmovups(dst, this.#x(at));
-    if (this.#options.headNormEps === null) return;
-    a.vmulps(dst, dst, mem(this.#registers.norm, 4 * at));
-    a.vmulps(dst, dst, this.#factor);
-  }
-
-  #emitHalves(half: number): void {
-    const a = this.#a;
-    const [x, y, xSine, ySine, cosine] = this.#free as [Vec, Vec, Vec, Vec, Vec];
-    for (let at = 0; at < half; at += this.#vectorFloats) {
-      const sine = mem(this.#registers.table, 4 * (half + at));
-      a.vmovups(cosine, mem(this.#registers.table, 4 * at));
-      this.#load(x, at);
-      this.#load(y, half + at);
-      a.vmulps(xSine, x, sine);
-      a.vmulps(ySine, y, sine);
-      a.vfmsub213ps(x, cosine, ySine);
-      a.vfmadd213ps(y, cosine, xSine);
-      a.vmovups(this.#x(at), x);
-      a.vmovups(this.#x(half + at), y);
+  if (pairs === 'halves') {
+    for (let at = 0; at < half; at += vectorFloats) {
+      a.vmovups(cosine, mem(table, 4 * at));
+      load(v, at);
+      load(w, half + at);
+      a.vmulps(vSine, v, mem(table, 4 * (half + at)));
+      a.vmulps(wSine, w, mem(table, 4 * (half + at)));
+      a.vfmsub213ps(v, cosine, wSine);
+      a.vfmadd213ps(w, cosine, vSine);
+      a.vmovups(head(at), v);
+      a.vmovups(head(half + at), w);
+    }
+  } else {
+    for (let at = 0; at < rotaryDim; at += vectorFloats) {
+      load(v, at);
+      a.vpermilps(w, v, SWAP_PAIRS);
+      a.vmulps(w, w, mem(table, 4 * (rotaryDim + at)));
+      a.vmovups(cosine, mem(table, 4 * at));
+      a.vfmaddsub213ps(v, cosine, w);
+      a.vmovups(head(at), v);
     }
   }
-
-  #emitAdjacent(rotaryDim: number): void {
-    const a = this.#a;
-    const [x, swapped, cosine] = this.#free as [Vec, Vec, Vec];
-    const SWAP_PAIRS = 0b10_11_00_01;
-    for (let at = 0; at < rotaryDim; at += this.#vectorFloats) {
-      this.#load(x, at);
-      a.vpermilps(swapped, x, SWAP_PAIRS);
-      a.vmulps(swapped, swapped, mem(this.#registers.table, 4 * (rotaryDim + at)));
-      a.vmovups(cosine, mem(this.#registers.table, 4 * at));
-      a.vfmaddsub213ps(x, cosine, swapped);
-      a.vmovups(this.#x(at), x);
-    }
+  for (let at = rotaryDim; at < headDim && eps !== null; at += vectorFloats) {
+    load(v, at);
+    a.vmovups(head(at), v);
   }
 }

@@ -34,8 +34,13 @@ export class OpMachine {
     return memory;
   }
 
-  /** Runs the op for `rows` rows, threads at once. Checks that every piece was done. */
-  async run(rows: number, numThreads = 1): Promise<void> {
+  /** Of the i64 number of rows. */
+  get rowsAddress(): Address {
+    return this.#rows.address;
+  }
+
+  /** Runs the op for `rows` rows, threads at once. Checks that every piece was done; returns their number. */
+  async run(rows: number, numThreads = 1): Promise<number> {
     new DataView(this.#rows.buffer).setBigInt64(0, BigInt(rows), true);
     const op = new DataView(this.#op.buffer);
     op.setBigUint64(opField.claimed, 0n, true);
@@ -43,6 +48,7 @@ export class OpMachine {
     const counts = this.#code ? await this.#runNative(this.#code, numThreads) : this.#interpret(numThreads);
     const finished = Number(op.getBigUint64(opField.finished, true));
     if (counts.some((count) => count !== finished)) throw new Error(`${finished} pieces done, not ${counts.join()}`);
+    return finished;
   }
 
   #runNative(code: ExecutableCode, numThreads: number): Promise<number[]> {
