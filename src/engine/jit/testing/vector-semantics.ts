@@ -185,6 +185,18 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vpsrld: integerShift((a, count) => a >>> count),
   vpsrad: integerShift((a, count) => a >> count),
   vpsrlw: integerShift((a, count) => ((a >>> (16 + count)) << 16) | ((a & 0xffff) >>> count)),
+  vpternlogd: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [a, b, c] = [0, 1, 2].map((i) => m.lanes(at(operands, i), n)) as [Uint32Array, Uint32Array, Uint32Array];
+    /** Bits where the three are those of the row of the truth table. */
+    const matches = (row: number, lane: number) =>
+      (row & 4 ? a[lane]! : ~a[lane]!) & (row & 2 ? b[lane]! : ~b[lane]!) & (row & 1 ? c[lane]! : ~c[lane]!);
+    const rows = Array.from({ length: 8 }, (_, row) => row).filter((row) => ((operands[3] as number) >> row) & 1);
+    m.setLanes(
+      at(operands, 0),
+      a.map((_, lane) => rows.reduce((bits, row) => bits | matches(row, lane), 0)),
+    );
+  },
   vpsllw: integerShift((a, count) => (((a >>> 16) << (16 + count)) | ((a << count) & 0xffff)) >>> 0),
   vpdpbusd: (m, operands) => {
     const n = numLanesOf(operands);

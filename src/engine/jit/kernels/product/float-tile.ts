@@ -1,12 +1,14 @@
 // Owns the inner loop of a product with float weights: one strip of W by a tile of rows of x.
 // Legend: C rows of x.
-import { type Mem, mem } from '../../asm/operands.ts';
+import type { Mem } from '../../asm/operands.ts';
 import type { Vec } from '../../asm/registers.ts';
 import { type FloatLayout, STRIP_ROWS } from './layout.ts';
 import { PARTS, type TileCode, type TileRegisters } from './registers.ts';
 
 const FLOAT_BYTES = 4;
 const UNROLLED = 4;
+/** Bytes of weights that the inner loop takes at a time. */
+export const floatBlockBytes = ({ elementBytes }: FloatLayout): number => UNROLLED * STRIP_ROWS * elementBytes;
 /** From BF16 to F32: the upper half of the bits. */
 const BF16_SHIFT = 16;
 
@@ -24,10 +26,10 @@ export class FloatTile {
   readonly #weights: readonly Vec[];
   readonly #activation: Vec;
 
-  constructor(t: TileCode, layout: FloatLayout, registers: TileRegisters, C: number) {
+  constructor(t: TileCode, layout: FloatLayout, C: number) {
     this.#t = t;
     this.#layout = layout;
-    this.#registers = registers;
+    this.#registers = t.registers;
     this.#C = C;
     this.#activation = t.take();
     this.#weights = t.takeAll(PARTS);
@@ -41,9 +43,9 @@ export class FloatTile {
   emitConstants(): void {}
 
   /** `length`: memory that holds K. */
-  emit(length: Mem, prefetchStep: Mem): void {
+  emit(length: Mem): void {
     const { a } = this.#t;
-    const { strip, block, count, prefetch } = this.#registers;
+    const { strip, block, count } = this.#registers;
     a.mov(block, strip);
     this.#t.startRows();
     for (const total of this.totals) this.#t.zero(total);
@@ -53,10 +55,10 @@ export class FloatTile {
     a.jl(rest);
     a.align(32);
     const loop = a.here('elements');
-    for (let k = 0; k < UNROLLED; k++) this.#addElement(k);
-    if (prefetch) {
-      for (let i = 0; i < UNROLLED; i++) a.prefetcht1(mem(prefetch, 64 * i));
-      a.add(prefetch, prefetchStep);
+    this.#t.prefetchNext();
+    for (let k = 0; k < UNROLLED; k++) {
+      this.#t.prefetchAhead(k, UNROLLED, floatBlockBytes(this.#layout));
+      this.#addElement(k);
     }
     this.#advance(UNROLLED);
     a.sub(count, UNROLLED);

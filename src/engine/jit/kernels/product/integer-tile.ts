@@ -1,14 +1,18 @@
 // Owns the inner loop of a product with integer weights: one strip of W by a tile of rows of x.
 // Legend: C rows of x, limbs: signed bytes per activation (2 where they are fine), g a group of elements that share a scale.
 import { invariant } from '../../../../common/errors.ts';
-import { type Mem, mem, ripMem } from '../../asm/operands.ts';
+import { type Mem, ripMem } from '../../asm/operands.ts';
 import { rax, type Vec } from '../../asm/registers.ts';
 import { BLOCK, fineRecord, plainRecord, type RecordLayout, SUM_FACTOR } from './abi.ts';
-import { headerField, type IntegerLayout, STEP_BYTES, STRIP_ROWS, SUPER_BLOCKS } from './layout.ts';
+import { furtherBitsPlace, headerField, type IntegerLayout, STEP_BYTES, STRIP_ROWS, SUPER_BLOCKS } from './layout.ts';
 import { PARTS, type TileCode, type TileRegisters } from './registers.ts';
 
 const QUAD = 4;
 const NIBBLE_BITS = 4;
+/** Steps of nibbles before those of further bits. */
+const NIBBLE_STEPS = 4;
+/** Truth table of vpternlogd: a | (b & c). */
+const A_OR_B_AND_C = 0xf8;
 /** Byte offsets of limbs in records. */
 const limbOffset = (limb: number): number => limb * BLOCK;
 
@@ -36,32 +40,35 @@ export class IntegerTile {
   readonly #weights: readonly Vec[];
   readonly #activation: Vec;
   readonly #mask: Vec | null;
+  /** Of what is added to nibbles. */
+  readonly #furtherMask: Vec | null;
   readonly #table: Vec | null;
   readonly #isWide: boolean;
   /** Stored quants are not what they stand for. */
   readonly #isSigned: boolean;
-  /** AVX-512 with nibbles around a centre. */
-  readonly #isShifted: boolean;
+  /** AVX-512: bits that weights around a centre are shifted up, which makes the centre 128. */
+  readonly #shift: number;
 
-  constructor(t: TileCode, layout: IntegerLayout, registers: TileRegisters, C: number, isFine: boolean) {
+  constructor(t: TileCode, layout: IntegerLayout, C: number, isFine: boolean) {
     this.#t = t;
     this.#layout = layout;
-    this.#registers = registers;
+    this.#registers = t.registers;
     this.#C = C;
     this.#record = isFine ? fineRecord : plainRecord;
     this.#isWide = t.isa === 'avx512';
     this.#isSigned = layout.centre > 0 || layout.table !== null;
-    this.#isShifted = this.#isWide && layout.bits === NIBBLE_BITS && layout.centre > 0;
+    this.#shift = this.#isWide && layout.centre > 0 ? 8 - layout.bits : 0;
     this.#activation = t.take();
     this.#weights = t.takeAll(this.#isWide ? 4 : 3);
     this.#sums = Array.from({ length: isFine ? 2 : 1 }, () => t.takeAll(PARTS * C));
     this.totals = t.takeAll(PARTS * C);
-    this.#mask = this.#isWide && layout.bits === NIBBLE_BITS ? t.take() : null;
+    this.#mask = this.#isWide && layout.bits < 8 ? t.take() : null;
+    this.#furtherMask = this.#isWide && layout.furtherBits !== null ? t.take() : null;
     this.#table = this.#isWide && layout.table ? t.take() : null;
   }
 
   get totalScale(): number {
-    return this.#layout.quantScale * (this.#isShifted ? 2 ** NIBBLE_BITS : 1);
+    return this.#layout.quantScale * 2 ** this.#shift;
   }
 
   /** Registers that are free once the totals are there. */
@@ -71,16 +78,18 @@ export class IntegerTile {
 
   /** Before the first tile. */
   emitConstants(): void {
-    const { table } = this.#layout;
-    if (this.#mask) this.#t.a.vmovups(this.#mask, this.#t.bytes(this.#isShifted ? 0xf0 : 0x0f));
+    const { table, bits } = this.#layout;
+    if (this.#mask) this.#t.a.vmovups(this.#mask, this.#t.bytes(this.#shift > 0 ? 0xf0 : 0x0f));
+    const furtherMask = (2 ** (bits - NIBBLE_BITS) - 1) << this.#furtherBit();
+    if (this.#furtherMask) this.#t.a.vmovups(this.#furtherMask, this.#t.bytes(furtherMask));
     if (this.#table && table)
       this.#t.a.vmovups(this.#table, this.#t.byteTable(table.map((value) => value - SUM_FACTOR)));
   }
 
-  /** `numBlocks`: memory that holds K / 32. `prefetchStep`: memory that holds by how many bytes to go on per block. */
-  emit(numBlocks: Mem, prefetchStep: Mem): void {
+  /** `numBlocks`: memory that holds K / 32. */
+  emit(numBlocks: Mem): void {
     const { a } = this.#t;
-    const { strip, block, header, count, prefetch } = this.#registers;
+    const { strip, block, header, count } = this.#registers;
     const { headerBytes, blockBytes, groupSize } = this.#layout;
     a.mov(block, strip);
     a.mov(count, numBlocks);
@@ -93,8 +102,8 @@ export class IntegerTile {
     }
     a.align(32);
     const loop = a.here('block');
+    this.#t.prefetchNext();
     for (let g = 0; g < BLOCK / groupSize; g++) this.#addGroup(g);
-    if (prefetch) a.add(prefetch, prefetchStep);
     a.add(block, blockBytes);
     this.#t.advanceRows(this.#record.bytes);
     if (headerBytes === 0) {
@@ -111,13 +120,12 @@ export class IntegerTile {
   }
 
   #addGroup(g: number): void {
-    const { prefetch } = this.#registers;
-    const { bits, table, groupSize } = this.#layout;
+    const { bits, table, groupSize, blockBytes } = this.#layout;
     const numQuads = groupSize / QUAD;
     if (this.#isWide) this.#startSums(g);
     for (let i = 0; i < numQuads; i++) {
       const quad = g * numQuads + i;
-      if (prefetch) this.#t.a.prefetcht1(mem(prefetch, quad * 64));
+      this.#t.prefetchAhead(quad, BLOCK / QUAD, blockBytes);
       if (this.#isWide) this.#multiplyWide(quad);
       else if (bits === NIBBLE_BITS && !table) this.#multiplyNibbles(quad, i === 0);
       else this.#multiplyBytes(quad, i === 0);
@@ -157,13 +165,14 @@ export class IntegerTile {
   /** AVX-512. */
   #multiplyWide(quad: number): void {
     const { a } = this.#t;
-    const isByte = this.#layout.bits === 8;
+    const { bits } = this.#layout;
     const [even, odd] = [this.#weights.slice(0, PARTS), this.#weights.slice(PARTS)];
     for (const [part, weight] of even.entries()) {
-      if (isByte) a.vmovups(weight, this.#step(quad, part));
+      if (bits === 8) a.vmovups(weight, this.#step(quad, part));
+      else if (bits !== NIBBLE_BITS) this.#joinBits(bits, quad, part, weight, odd[part]!);
       else if (quad % 2 === 0) this.#splitNibbles(weight, odd[part]!, this.#step(quad / 2, part));
     }
-    const weights = isByte || quad % 2 === 0 ? even : odd;
+    const weights = bits === NIBBLE_BITS && quad % 2 === 1 ? odd : even;
     for (let c = 0; c < this.#C; c++) {
       for (const [limb, sums] of this.#sums.entries()) {
         a.vpbroadcastd(this.#activation, this.#t.rowPlace(c, limbOffset(limb) + QUAD * quad));
@@ -177,7 +186,7 @@ export class IntegerTile {
     const { a } = this.#t;
     invariant(this.#mask, 'nibbles have a mask');
     a.vmovups(high, place);
-    if (this.#isShifted) {
+    if (this.#shift > 0) {
       a.vpsllw(low, high, NIBBLE_BITS);
       a.vpandd(low, low, this.#mask);
     } else {
@@ -190,12 +199,59 @@ export class IntegerTile {
     a.vpshufb(high, this.#table, high);
   }
 
+  /** AVX-512: weights of 5 and 6 bits. */
+  #joinBits(bits: 5 | 6, quad: number, part: number, weight: Vec, further: Vec): void {
+    const { a } = this.#t;
+    invariant(this.#mask && this.#furtherMask, 'nibbles and further bits have masks');
+    const nibbles = this.#step(quad >> 1, part);
+    const isUpper = quad % 2 === 1;
+    if (isUpper === this.#shift > 0) a.vpandd(weight, this.#mask, nibbles);
+    else {
+      if (isUpper) a.vpsrlw(weight, nibbles, NIBBLE_BITS);
+      else a.vpsllw(weight, nibbles, NIBBLE_BITS);
+      a.vpandd(weight, weight, this.#mask);
+    }
+    const { step, bit } = furtherBitsPlace(bits, quad);
+    const place = this.#step(NIBBLE_STEPS + step, part);
+    const up = this.#furtherBit() - bit;
+    if (up >= 0) a.vpsllw(further, place, up);
+    else a.vpsrlw(further, place, -up);
+    a.vpternlogd(weight, further, this.#furtherMask, A_OR_B_AND_C);
+  }
+
+  /** AVX-512: the lowest bit of what is added to a nibble, which stands in the upper half of the byte if shifted. */
+  #furtherBit(): number {
+    return this.#shift > 0 ? this.#shift : NIBBLE_BITS;
+  }
+
   /** AVX2. */
   #loadNibbles(dst: Vec, quad: number, part: number): void {
     const { a } = this.#t;
     a.vmovups(dst, this.#step(quad >> 1, part));
     if (quad % 2 === 1) a.vpsrlw(dst, dst, NIBBLE_BITS);
     a.vpand(dst, dst, this.#t.bytes(0x0f));
+  }
+
+  /** AVX2: weights as signed bytes, or unsigned below 128. */
+  #loadBytes(dst: Vec, quad: number, part: number, temporary: Vec): void {
+    const { a } = this.#t;
+    const { bits, centre, table } = this.#layout;
+    if (bits === 8) a.vmovups(dst, this.#step(quad, part));
+    else this.#loadNibbles(dst, quad, part);
+    if (bits === 5 || bits === 6) {
+      const more = bits - NIBBLE_BITS;
+      const { step, bit } = furtherBitsPlace(bits, quad);
+      a.vmovups(temporary, this.#step(NIBBLE_STEPS + step, part));
+      a.vpsrlw(temporary, temporary, bit);
+      a.vpand(temporary, temporary, this.#t.bytes(2 ** more - 1));
+      if (centre > 0) a.vpsllw(dst, dst, more);
+      else a.vpsllw(temporary, temporary, NIBBLE_BITS);
+      a.vpor(dst, dst, temporary);
+    }
+    if (centre > 0) a.vpsubb(dst, dst, this.#t.bytes(centre));
+    if (!table) return;
+    a.vmovups(temporary, this.#t.byteTable(table));
+    a.vpshufb(dst, temporary, dst);
   }
 
   /** AVX2. Eight sums of two, each at most 2 * 15 * 127, fit 16 bits. */
@@ -216,18 +272,12 @@ export class IntegerTile {
     }
   }
 
-  /** AVX2: bytes, and nibbles that stand for bytes of a table. */
+  /** AVX2: bytes, and what becomes bytes. */
   #multiplyBytes(quad: number, isFirst: boolean): void {
     const { a } = this.#t;
-    const { centre, table } = this.#layout;
     const [weight, magnitude, product] = this.#weights as [Vec, Vec, Vec];
     for (let part = 0; part < PARTS; part++) {
-      if (table) {
-        this.#loadNibbles(weight, quad, part);
-        a.vmovups(magnitude, this.#t.byteTable(table));
-        a.vpshufb(weight, magnitude, weight);
-      } else a.vmovups(weight, this.#step(quad, part));
-      if (centre > 0) a.vpxor(weight, weight, this.#t.bytes(centre));
+      this.#loadBytes(weight, quad, part, magnitude);
       if (this.#isSigned) a.vpabsb(magnitude, weight);
       for (let c = 0; c < this.#C; c++) {
         for (const [limb, sums] of this.#sums.entries()) {

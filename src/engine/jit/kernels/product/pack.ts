@@ -1,10 +1,10 @@
 // Owns packing rows of a matrix into strips, and finding a row again: nothing is lost on the way.
 import { invariant } from '../../../../common/errors.ts';
-import { bytesOf } from '../../../tensor/dtype.ts';
 import { BLOCK } from './abi.ts';
 import {
   blockOffset,
   type FloatLayout,
+  furtherBitsPlace,
   headerField,
   headerOffset,
   type IntegerLayout,
@@ -22,6 +22,13 @@ import { emptyBlock, type SourceBlock, sourceFormats } from './source.ts';
 export type RowPlace = 'plain' | 'gate' | 'up';
 
 const HALF = STRIP_ROWS / 2;
+
+/** Bytes of a row in the file's format. */
+export function sourceBytes(layout: PackedLayout, K: number): number {
+  if (layout.kind === 'float') return K * layout.elementBytes;
+  const { blockElements, blockBytes } = sourceFormats[layout.format];
+  return (K / blockElements) * blockBytes;
+}
 
 /** The row's place in the packed matrix. */
 export function packedRow(place: RowPlace, row: number): number {
@@ -44,7 +51,7 @@ export function packRows(
   firstRow: number,
   place: RowPlace = 'plain',
 ): void {
-  const rowBytes = bytesOf(layout.format, K);
+  const rowBytes = sourceBytes(layout, K);
   const numRows = source.length / rowBytes;
   invariant(Number.isInteger(numRows), `${source.length} bytes are not rows of ${K} elements`);
   const bytesOfStrip = stripBytes(layout, K);
@@ -92,7 +99,7 @@ function packBlocks(layout: IntegerLayout, source: Uint8Array, strip: Uint8Array
 }
 
 function packBlock(
-  { bits, quantScale, groupSize, scaleType, scales, minima }: IntegerLayout,
+  layout: IntegerLayout,
   block: SourceBlock,
   b: number,
   to: DataView,
@@ -100,19 +107,8 @@ function packBlock(
   at: number,
   lane: number,
 ): void {
-  const shift = Math.log2(quantScale);
-  let word = at / 4 + lane;
-  if (bits === 8) {
-    for (let q = 8 * b; q < 8 * b + 8; q++) {
-      words[word] = block.quants[q]! << shift;
-      word += STEP_BYTES / 4;
-    }
-  } else {
-    for (let q = 8 * b; q < 8 * b + 8; q += 2) {
-      words[word] = (block.quants[q]! | (block.quants[q + 1]! << 4)) << shift;
-      word += STEP_BYTES / 4;
-    }
-  }
+  const { groupSize, scaleType, scales, minima } = layout;
+  packQuants(layout, block.quants, 8 * b, words, at / 4 + lane);
   const numGroups = BLOCK / groupSize;
   for (let g = 0; g < numGroups; g++) {
     const entry = g * STRIP_ROWS + lane;
@@ -122,6 +118,30 @@ function packBlock(
     if (minima === null) continue;
     if (scaleType === 'f16') to.setUint16(at + minima + 2 * entry, block.minima[index]!, true);
     else to.setUint8(at + minima + entry, block.minima[index]!);
+  }
+}
+
+const STEP_WORDS = STEP_BYTES / 4;
+const NIBBLES = 0x0f0f0f0f;
+const ONES = 0x01010101;
+
+/** Eight words of quants from `first` on, to a row's place in the block. */
+function packQuants(layout: IntegerLayout, quants: Uint32Array, first: number, to: Uint32Array, at: number): void {
+  const { bits, centre, quantScale } = layout;
+  if (bits === 8) {
+    for (let q = 0; q < 8; q++) to[at + q * STEP_WORDS] = quants[first + q]!;
+    return;
+  }
+  const more = bits - 4;
+  const [nibbleShift, moreShift] = centre > 0 ? [more, 0] : [0, 4];
+  for (let step = 0; step < 4; step++) {
+    const [low, high] = [quants[first + 2 * step]! >>> nibbleShift, quants[first + 2 * step + 1]! >>> nibbleShift];
+    to[at + step * STEP_WORDS] = ((low & NIBBLES) | ((high & NIBBLES) << 4)) * quantScale;
+  }
+  if (bits === 4) return;
+  for (let q = 0; q < 8; q++) {
+    const { step, bit } = furtherBitsPlace(bits, q);
+    to[at + (4 + step) * STEP_WORDS]! |= ((quants[first + q]! >>> moreShift) & (ONES * (2 ** more - 1))) << bit;
   }
 }
 
@@ -178,7 +198,11 @@ function quantAt(layout: IntegerLayout, view: DataView, k: number, r: number): n
   if (layout.bits === 8) return view.getUint8(at + quad * STEP_BYTES) - layout.centre;
   const byte = view.getUint8(at + (quad >> 1) * STEP_BYTES);
   const nibble = quad % 2 === 0 ? byte & 15 : byte >> 4;
-  return layout.table ? layout.table[nibble]! : nibble - layout.centre;
+  if (layout.bits === 4) return layout.table ? layout.table[nibble]! : nibble - layout.centre;
+  const more = layout.bits - 4;
+  const { step, bit } = furtherBitsPlace(layout.bits, quad);
+  const further = (view.getUint8(at + (4 + step) * STEP_BYTES) >> bit) & (2 ** more - 1);
+  return layout.centre > 0 ? (nibble << more) + further - layout.centre : nibble + (further << 4);
 }
 
 function groupAt(layout: IntegerLayout, view: DataView, group: number, r: number): { scale: number; minimum: number } {

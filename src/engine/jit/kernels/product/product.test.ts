@@ -104,7 +104,7 @@ describe.each(['avx512', 'avx2'] as const)('%s', (isa) => {
 describe('many rows', () => {
   const isa = supportedIsas()[0];
   it.skipIf(!isa)('more than one chunk of rows, several pieces (skipped without AVX2)', async () => {
-    const [M, N, K] = [150, 70, 4096];
+    const [M, N, K] = [62, 70, 4096];
     const made = new ProductMachine({ format: 'Q4_0', isa: isa ?? 'avx2', M, N, K, seed: 6 });
     try {
       expect(await made.run(3)).toEqual(reference(made.problem));

@@ -8,11 +8,11 @@ import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { emitOp, OP_FIELDS, type OpBlock, type OpFrame, opMem } from '../op.ts';
 import { fineRecord, plainRecord, recordRowBytes } from './abi.ts';
-import { FloatTile } from './float-tile.ts';
+import { FloatTile, floatBlockBytes } from './float-tile.ts';
 import type { Gate } from './gate.ts';
 import { IntegerTile } from './integer-tile.ts';
-import { numBlocksOf, type PackedLayout, STRIP_ROWS, stripBytes } from './layout.ts';
-import { TileCode, type TileRegisters, tileRows } from './registers.ts';
+import { numBlocksOf, type PackedLayout, stripBytes } from './layout.ts';
+import { MAX_NEXT_LINES, type Prefetch, TileCode, type TileRegisters, tileRows } from './registers.ts';
 import { emitStore, type OutPlaces, outColumns, scratchBytes } from './store.ts';
 
 /** What is fixed when a product is emitted. */
@@ -57,9 +57,6 @@ const MAX_PIECES_PER_THREAD = 16;
 /** Rows of x of a chunk are to stay in the second-level cache beside a strip. */
 const CHUNK_BYTES = 384 * 1024;
 const LINE_BYTES = 64;
-/** Prefetches per block (four elements of float formats): an instruction each. */
-const MAX_PREFETCHES = { integer: 8, float: 4 } as const;
-
 const rowKind = ({ layout, isFine }: ProductKind) => (layout.kind === 'float' ? 'float' : isFine ? 'fine' : 'plain');
 const tileRowsOf = (kind: ProductKind): number => tileRows(kind.isa, rowKind(kind));
 
@@ -210,11 +207,12 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   const [strip, x, stride, block, header, count] = [f.gpr(), f.gpr(), f.gpr(), f.gpr(), f.gpr(), f.gpr()];
   const [x0, x3, outStride, columnsLeft] = [f.gpr(), f.gpr(), f.gpr(), f.gpr()];
   const last = f.gpr();
-  const [prefetch, firstLane] = isWide ? [last, null] : [null, last];
-  const [stripsLeft, chunkX, chunkOut, numTiles, lastRows] = [f.local(), f.local(), f.local(), f.local(), f.local()];
-  const [tilesLeft, prefetchStep] = [f.local(), f.local()];
+  const [nextStripPlace, firstLane] = isWide ? [last, null] : [null, last];
+  const [stripsLeft, chunkX, chunkOut] = [f.local(), f.local(), f.local()];
+  const [numTiles, tilesLeft, smallTiles, smallRows] = [f.local(), f.local(), f.local(), f.local()];
+  const prefetchStep = f.local();
   const length = opMem(op, productField.length);
-  const registers: TileRegisters = { strip, x, stride, firstLane, block, header, count, x0, x3, prefetch };
+  const registers: TileRegisters = { strip, x, stride, firstLane, block, header, count, x0, x3, prefetch: null };
   const places: OutPlaces = {
     out,
     outStride,
@@ -263,37 +261,53 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   a.mov(rax, count);
   a.cmp(rax, pieces.chunkRows);
   a.cmovg(rax, pieces.chunkRows);
+  // Tiles of near-equal sizes: small ones, and before them those of a row more.
+  a.mov(block, rax);
+  a.add(rax, fullRows - 1);
   a.mov(count, fullRows);
   a.mov(rdx, 0);
   a.div(count);
   a.mov(numTiles, rax);
-  a.mov(lastRows, rdx);
-  if (prefetch) emitPrefetchStep();
+  a.mov(count, rax);
+  a.mov(rax, block);
+  a.mov(rdx, 0);
+  a.div(count);
+  a.mov(smallRows, rax);
+  a.sub(count, rdx);
+  a.mov(smallTiles, count);
+  emitPrefetchStep();
 
   const nextStrip = a.here('strip');
   if (firstLane) a.mov(firstLane, 0);
   const nextLanes = a.here('lanes');
-  const [lastTile, tilesDone] = [a.label('last_tile'), a.label('tiles_done')];
+  const [several, tilesDone] = [a.label('several'), a.label('tiles_done')];
   a.mov(x, chunkX);
   a.mov(out, chunkOut);
-  if (prefetch) {
-    a.mov(prefetch, strip);
-    a.add(prefetch, opMem(op, productField.stripBytes));
-  }
   a.mov(rax, numTiles);
-  a.test(rax, rax);
-  a.je(lastTile);
   a.mov(tilesLeft, rax);
-  emitTiles(fullRows, lastTile);
-  a.bind(lastTile);
-  a.mov(rax, lastRows);
-  for (let C = fullRows - 1; C > 0; C--) {
-    const other = a.label('other_tile');
-    a.cmp(rax, C);
-    a.jne(other);
-    emitTiles(C, tilesDone);
-    a.bind(other);
+  a.cmp(rax, 1);
+  a.jne(several);
+  a.mov(rax, smallRows);
+  for (let C = fullRows; C > 0; C--) emitIf(C, isWide && isAheadWorth(kind, C) ? { kind: 'ahead' } : null, tilesDone);
+
+  a.bind(several);
+  const next = nextStripPlace && ({ kind: 'next', place: nextStripPlace, step: prefetchStep } as const);
+  if (nextStripPlace) {
+    a.mov(nextStripPlace, strip);
+    a.add(nextStripPlace, opMem(op, productField.stripBytes));
   }
+  const nextTile = a.here('tile');
+  const tileDone = a.label('tile_done');
+  a.mov(rax, smallRows);
+  a.lea(count, mem(rax, 1));
+  a.mov(block, tilesLeft);
+  a.cmp(block, smallTiles);
+  a.cmovg(rax, count);
+  // At least two tiles: neither is smaller than half of the largest.
+  for (let C = fullRows; C >= Math.ceil(fullRows / 2); C--) emitIf(C, next, tileDone);
+  a.bind(tileDone);
+  a.sub(tilesLeft, 1);
+  a.jne(nextTile);
   a.bind(tilesDone);
   if (firstLane) {
     a.add(firstLane, 8);
@@ -306,42 +320,43 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   a.sub(stripsLeft, 1);
   a.jne(nextStrip);
 
-  /** Tiles of C rows: all full ones, or the last. */
-  function emitTiles(C: number, next: Label): void {
-    const isFull = C === fullRows;
-    const tileRegisters = isFull ? registers : { ...registers, prefetch: null };
-    const t = new TileCode(a, isa, tileRegisters);
-    const tile =
-      layout.kind === 'float'
-        ? new FloatTile(t, layout, tileRegisters, C)
-        : new IntegerTile(t, layout, tileRegisters, C, kind.isFine);
-    tile.emitConstants();
-    const loop = a.here('tile');
-    tile.emit(length, prefetchStep);
-    emitStore(t, tile, gate, places);
-    if (isFull) {
-      a.imul3(rax, stride, C);
-      a.add(x, rax);
-      a.sub(tilesLeft, 1);
-      a.jne(loop);
-    } else a.jmp(next);
+  /** A tile of C rows, if rax says so. */
+  function emitIf(C: number, prefetch: Prefetch | null, done: Label): void {
+    const other = a.label('other_tile');
+    a.cmp(rax, C);
+    a.jne(other);
+    emitTile(C, prefetch);
+    a.imul3(rax, stride, C);
+    a.add(x, rax);
+    a.jmp(done);
+    a.bind(other);
   }
 
-  /** The next strip is brought evenly by the full tiles. */
+  function emitTile(C: number, prefetch: Prefetch | null): void {
+    const t = new TileCode(a, isa, { ...registers, prefetch });
+    const tile = layout.kind === 'float' ? new FloatTile(t, layout, C) : new IntegerTile(t, layout, C, kind.isFine);
+    tile.emitConstants();
+    tile.emit(length);
+    emitStore(t, tile, gate, places);
+  }
+
+  /** Each tile brings as much of the next strip. */
   function emitPrefetchStep(): void {
-    const bytes = layout.kind === 'float' ? MAX_PREFETCHES.float * STRIP_ROWS * layout.elementBytes : layout.blockBytes;
-    const none = a.label('no_prefetch');
-    a.test(rax, rax);
-    a.je(none);
-    a.mov(count, rax);
-    a.add(rax, Math.ceil(bytes / LINE_BYTES) - 1);
+    const bytes = layout.kind === 'float' ? floatBlockBytes(layout) : layout.blockBytes;
+    a.mov(count, numTiles);
+    a.lea(rax, mem(count, Math.ceil(bytes / LINE_BYTES) - 1));
     a.mov(rdx, 0);
     a.div(count);
-    a.mov(count, MAX_PREFETCHES[layout.kind]);
+    a.mov(count, MAX_NEXT_LINES);
     a.cmp(rax, count);
     a.cmovg(rax, count);
     a.shl(rax, Math.log2(LINE_BYTES));
     a.mov(prefetchStep, rax);
-    a.bind(none);
   }
+}
+
+/** Whether a lone tile of C rows keeps the core so busy that memory must be asked ahead (measured; else it is slower). */
+function isAheadWorth({ layout, isFine }: ProductKind, C: number): boolean {
+  const bytes = layout.kind === 'float' ? 4 * floatBlockBytes(layout) : layout.blockBytes;
+  return bytes <= 160 * C * (isFine ? 2 : 1);
 }

@@ -7,7 +7,7 @@ export interface QuantisedBlock {
 }
 
 /** x of BLOCK finite elements. */
-export function quantiseBlock(x: Float32Array, maxQuant: number): QuantisedBlock {
+function quantiseBlock(x: Float32Array, maxQuant: number): QuantisedBlock {
   const max = x.reduce((most, value) => Math.max(most, Math.abs(value)), Math.fround(MIN_ABSMAX));
   const inverse = Math.fround(maxQuant / max);
   return {

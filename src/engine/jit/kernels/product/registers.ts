@@ -26,9 +26,19 @@ export interface TileRegisters {
   /** Rows 0 to 2 and 3 to 5 of x at the current elements. */
   readonly x0: Gpr;
   readonly x3: Gpr;
-  /** What to bring to the second-level cache next; goes on with every block. null: nothing. */
-  readonly prefetch: Gpr | null;
+  readonly prefetch: Prefetch | null;
 }
+
+/**
+ * What a tile brings closer besides what it multiplies. `ahead`, a lone tile: its own strip, to the first-level cache, in
+ * time. `next`, of several: its share of the next strip, from `place` on, `step` bytes per block, to the second level.
+ */
+export type Prefetch = { readonly kind: 'ahead' } | { readonly kind: 'next'; readonly place: Gpr; readonly step: Mem };
+
+const LINE_BYTES = 64;
+const AHEAD_BYTES = 4096;
+/** Lines that one block of one tile brings of the next strip, at most. */
+export const MAX_NEXT_LINES = 9;
 
 /** Rows of the largest tile: as many as have registers. */
 export const tileRows = (isa: Isa, kind: 'plain' | 'fine' | 'float'): number =>
@@ -86,6 +96,24 @@ export class TileCode {
   advanceRows(numBytes: number): void {
     this.a.add(this.registers.x0, numBytes);
     this.a.add(this.registers.x3, numBytes);
+  }
+
+  /** Before the block at `block`. */
+  prefetchNext(): void {
+    const { prefetch } = this.registers;
+    if (prefetch?.kind !== 'next') return;
+    for (let i = 0; i < MAX_NEXT_LINES; i++) this.a.prefetcht1(mem(prefetch.place, LINE_BYTES * i));
+    this.a.add(prefetch.place, prefetch.step);
+  }
+
+  /** During step `step` of `numSteps` of a block. */
+  prefetchAhead(step: number, numSteps: number, blockBytes: number): void {
+    const { prefetch, block } = this.registers;
+    if (prefetch?.kind !== 'ahead') return;
+    const perStep = Math.max(1, Math.round(blockBytes / LINE_BYTES / numSteps));
+    for (let i = 0; i < perStep; i++) {
+      this.a.prefetcht0(mem(block, AHEAD_BYTES + LINE_BYTES * (perStep * step + i)));
+    }
   }
 
   zero(dst: Vec): void {

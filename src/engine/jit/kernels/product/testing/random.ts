@@ -1,8 +1,8 @@
 // Owns seeded inputs of product tests.
 import { invariant } from '../../../../../common/errors.ts';
-import { bytesOf } from '../../../../tensor/dtype.ts';
 import { BLOCK } from '../abi.ts';
 import { type IntegerFormat, type PackedFormat, type PackedLayout, packedLayout } from '../layout.ts';
+import { sourceBytes } from '../pack.ts';
 import { sourceFormats } from '../source.ts';
 
 /** Numbers of [0, 1), the same for each seed. */
@@ -37,7 +37,7 @@ const halfFields: Readonly<Record<IntegerFormat, readonly number[]>> = {
 
 /** Rows in the file's format. Any bytes are quants; some blocks are all extremes. */
 export function randomRows(format: PackedFormat, N: number, K: number, random: () => number): Uint8Array {
-  const bytes = new Uint8Array(N * bytesOf(format, K));
+  const bytes = new Uint8Array(N * sourceBytes(layoutOf(format), K));
   const view = new DataView(bytes.buffer);
   if (format === 'F32' || format === 'F16' || format === 'BF16') {
     for (let i = 0; i < N * K; i++) {
