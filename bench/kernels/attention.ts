@@ -33,6 +33,7 @@ const { values: flags } = parseArgs({
     element: { type: 'string', default: 'f16' },
     isa: { type: 'string' },
     only: { type: 'string' },
+    hot: { type: 'boolean', default: false },
     'no-ggml': { type: 'boolean', default: false },
   },
 });
@@ -118,7 +119,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const keyBytes = numKvHeads * headBytes(shape);
   const layerBytes = 2 * keyBytes;
   // Layers that together are larger than the last cache, so that decoding reads from memory.
-  const layers = numTokens > 1 ? 1 : Math.max(2, Math.ceil(2 ** 27 / (layerBytes * blocks * batch)));
+  const layers = numTokens > 1 || flags.hot ? 1 : Math.max(2, Math.ceil(2 ** 27 / (layerBytes * blocks * batch)));
   const pageBytes = Math.ceil((layers * layerBytes) / 4096) * 4096;
   const width = numHeads * headDim;
   const numRows = batch * numTokens;
@@ -142,6 +143,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
       window: null,
       scale,
       softCap: null,
+      sinks: null,
       scratch: scratch.address,
       scratchBytes,
     });

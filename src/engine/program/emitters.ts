@@ -89,13 +89,13 @@ export class Emitters {
     const layout = layoutOf(table);
     const [, D] = table.shape as [number, number];
     return rowOp('embed', kernel(emitEmbed, { isa, numFeatures: D, table: layout, scale }), embedOp, inputs.numTokens, {
-        tokens: inputs.tokenIds,
-        sampled: buffers.results.address,
-        sampledBytes: buffers.results.rowBytes,
-        table: table.address,
-        out: out.address,
-        outRowBytes: out.rowBytes,
-      });
+      tokens: inputs.tokenIds,
+      sampled: buffers.results.address,
+      sampledBytes: buffers.results.rowBytes,
+      table: table.address,
+      out: out.address,
+      outRowBytes: out.rowBytes,
+    });
   }
 
   /** norm(x), as products with `consumer` take it. */
@@ -279,6 +279,7 @@ export class Emitters {
           window,
           scale: config.attentionScale,
           softCap: null,
+          sinks: null,
           scratch: kv.scratch,
           scratchBytes: kv.scratchBytes,
         }),

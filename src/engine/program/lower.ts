@@ -28,7 +28,10 @@ export function lowerModel(
       : ([buffers.residual, buffers.attended, 'tokens'] as const);
     const on = { layer: index, rows };
     const quantised = emit.quantise(attended, layer.attnOutput.weight, on);
-    ops.push(...quantised.ops, ...residualOps(layer.attnOutput, quantised.input, layer.attnPostNorm, x, on, emit, buffers));
+    ops.push(
+      ...quantised.ops,
+      ...residualOps(layer.attnOutput, quantised.input, layer.attnPostNorm, x, on, emit, buffers),
+    );
     ops.push(...feedForwardOps(config, layer, x, on, emit, buffers));
   }
   const on = { layer: config.layers.length, rows: 'outputs' } as const;

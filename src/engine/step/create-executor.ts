@@ -45,7 +45,10 @@ export function createExecutor(options: CreateExecutorOptions): LocalExecutor {
     ...(observe ? { observe } : {}),
   };
   if (choice.kernels !== 'ggml') {
-    return new ProgramExecutor({ ...common, program: new ModelProgram({ ...options, isa: choice.kernels, team: { numThreads, polls } }) });
+    return new ProgramExecutor({
+      ...common,
+      program: new ModelProgram({ ...options, isa: choice.kernels, team: { numThreads, polls } }),
+    });
   }
   const groups = cacheGroups(config, kvElement);
   return new GgmlExecutor({

@@ -64,6 +64,7 @@ class PoolView {
     this.layout = layout;
     this.blockTokens = layout.blockTokens;
     this.#group = group;
+    invariant(group.element === 'f16' || group.element === 'f32', `ggml attends to no cache in ${group.element}`);
     this.#type = group.element === 'f16' ? 'F16' : 'F32';
     this.#poolAddress = memory.poolAddress;
     this.unit = greatestCommonDivisor(layout.pageBytes, layout.keyTokenBytes);

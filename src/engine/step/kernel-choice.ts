@@ -22,9 +22,7 @@ export function chooseKernels(wanted: Kernels, modelObstacle: string | null): Ke
   // Without VNNI the 512-bit products have no instruction for their sums.
   const usable = supportedIsas().filter((isa) => isa !== 'avx512' || cpuFeatures().avx512Vnni);
   const isa = wanted === 'auto' ? usable[0] : usable.find((each) => each === wanted);
-  const obstacle = isa
-    ? (modelObstacle ?? executionObstacle())
-    : `this CPU lacks ${names[wanted] ?? wanted}`;
+  const obstacle = isa ? (modelObstacle ?? executionObstacle()) : `this CPU lacks ${names[wanted] ?? wanted}`;
   if (isa && !obstacle) return { kernels: isa, reason: wanted === 'auto' ? 'best that this CPU runs' : 'asked for' };
   if (wanted === 'auto') return { kernels: 'ggml', reason: obstacle ?? '' };
   throw new XllmError('native_unavailable', `--kernels ${wanted}: ${obstacle}; use --kernels auto or ggml`);

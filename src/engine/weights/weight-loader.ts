@@ -76,7 +76,11 @@ export async function loadWeights(
   const prepared = (await loader.throughCache(requests)) ?? (await loader.directly());
   const cpu = process.cpuUsage(startCpu);
   return {
-    weights: plan.weights.map(({ type, shape, offset }) => ({ type, shape, address: prepared.memory.address + offset })),
+    weights: plan.weights.map(({ type, shape, offset }) => ({
+      type,
+      shape,
+      address: prepared.memory.address + offset,
+    })),
     numBytes: plan.numBytes,
     preparation: {
       source: prepared.source,

@@ -98,6 +98,8 @@ export const attentionField = fields(
   'queryScale',
   /** f32 log2(e) * softCap; 0 without. */
   'softCap',
+  /** u64 address of [H] f32 sinks; 0: none. */
+  'sinks',
   ...(['queries', 'queryRowBytes', 'queryHeadBytes', 'out', 'outRowBytes'] as const),
 );
 /** Of both ops. */
@@ -193,6 +195,8 @@ export interface AttentionOptions extends LayerPages {
   readonly scale: number;
   /** Scores become softCap * tanh(score / softCap); null: they stay. Must agree with the shape's `hasSoftCap`. */
   readonly softCap: number | null;
+  /** [H] floats: logits that take weight and give no value; null: none. */
+  readonly sinks: Address | null;
   /** Memory for the kernel: `attentionScratchBytes(shape)` for each thread. Ops may share it: they run in turn. */
   readonly scratch: Address;
   readonly scratchBytes: number;
@@ -223,6 +227,7 @@ export function writeAttentionOp(buffer: ArrayBuffer, byteOffset: number, option
   block.set(attentionField.scratchBytes, options.scratchBytes);
   block.setFloat(attentionField.queryScale, softCap === null ? scale * Math.LOG2E : scale / softCap);
   block.setFloat(attentionField.softCap, softCap === null ? 0 : softCap * Math.LOG2E);
+  block.set(attentionField.sinks, options.sinks ?? 0);
   block.set(attentionField.queries, queries.address);
   block.set(attentionField.queryRowBytes, queries.rowBytes);
   block.set(attentionField.queryHeadBytes, queries.headBytes);

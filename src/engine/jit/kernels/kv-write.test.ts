@@ -14,7 +14,7 @@ const shape: KvShape = {
   element: 'f16',
   hasSoftCap: false,
 };
-const layer = { scale: 1, softCap: null, window: null };
+const layer = { scale: 1, softCap: null, window: null, sinks: null };
 
 /** Every way to run a kernel of this ISA here. */
 const executions = (isa: Isa): Execution[] =>

@@ -109,6 +109,7 @@ export const generalSemantics: Readonly<Record<string, Semantics>> = {
   popcnt: assign((o) => countOnes(o.source(0))),
   cmovb: moveIf(({ carry }) => carry),
   cmove: moveIf(({ zero }) => zero),
+  cmovne: moveIf(({ zero }) => !zero),
   // As if differences never overflowed.
   cmovl: moveIf(({ sign }) => sign),
   cmovg: moveIf(({ sign, zero }) => !sign && !zero),

@@ -64,13 +64,7 @@ export class ModelRunner {
   #logits: Float32Array = new Float32Array(0);
   #stepId = 0;
 
-  private constructor(
-    model: Model,
-    space: KvSpace,
-    choice: KernelChoice,
-    options: RunnerOptions,
-    numPages: number,
-  ) {
+  private constructor(model: Model, space: KvSpace, choice: KernelChoice, options: RunnerOptions, numPages: number) {
     this.model = model;
     this.#space = space;
     this.#numPages = numPages;

@@ -19,6 +19,8 @@ export interface AttentionInput {
   readonly softCap: number | null;
   /** Positions that a token sees, itself included; null: all before it. */
   readonly window: number | null;
+  /** [H] logits that take weight and give no value. */
+  readonly sinks: Float32Array | null;
   /** [T,H,K] */
   readonly queries: Float32Array;
   readonly rows: readonly { readonly firstPosition: number; readonly numTokens: number; readonly cache: RowCache }[];
@@ -57,8 +59,9 @@ function attendOne(
   const kvHead = Math.floor(head / (numHeads / numKvHeads));
   const first = window === null ? 0 : Math.max(0, position - window + 1);
   const scaled = query.map((value) => value * queryScale(input));
-  let maximum = f32(-1e30);
-  let total = 0;
+  const sink = input.sinks?.[head];
+  let maximum = sink === undefined ? f32(-1e30) : f32(sink * f32(Math.LOG2E));
+  let total = sink === undefined ? 0 : 1;
   const sums = new Float32Array(headDim);
   for (let chunk = first - (first % CHUNK_POSITIONS); chunk <= position; chunk += CHUNK_POSITIONS) {
     const low = Math.max(chunk, first);

@@ -42,10 +42,12 @@ function smallShape(random: Random): Pick<KvShape, 'numHeads' | 'numKvHeads' | '
   return { numKvHeads, numHeads: numKvHeads * integer(random, 1, 5), headDim: 16 * integer(random, 1, 3) };
 }
 
-const randomLayer = (random: Random, { hasSoftCap, headDim }: KvShape): Layer => ({
+const randomLayer = (random: Random, { hasSoftCap, headDim, numHeads }: KvShape): Layer => ({
   scale: headDim ** -0.5,
   softCap: hasSoftCap ? pick(random, [5, 50]) : null,
   window: random() < 0.5 ? null : integer(random, 1, 700),
+  // Around the largest scores: far below and far above too.
+  sinks: random() < 0.6 ? null : Float32Array.from({ length: numHeads }, () => (random() * 2 - 1) * 30),
 });
 
 /** Enough for the sequences of a test. */
@@ -118,7 +120,7 @@ describe.each(isas)('%s', (isa) => {
   runs('chunks that lie wholly before the window change nothing', () => {
     const random = seeded(7);
     const shape: KvShape = { ...randomShape(random), numHeads: 3, numKvHeads: 1, blockTokens: 16 };
-    const layer: Layer = { scale: 0.2, softCap: shape.hasSoftCap ? 5 : null, window: 40 };
+    const layer: Layer = { scale: 0.2, softCap: shape.hasSoftCap ? 5 : null, window: 40, sinks: null };
     const machine = new KvMachine(shape, isa, layer, 100);
     try {
       const sequence = randomSequence(

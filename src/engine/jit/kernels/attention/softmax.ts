@@ -13,7 +13,7 @@ import { type Context, emitTokenOf, LOWEST_MAX, MASKED, withGprs } from './conte
  * A row that sees nothing of the chunk gets weights 0, m = LOWEST_MAX, l = 0.
  */
 export function emitSoftmax(c: Context): void {
-  const { a, sizes, locals } = c;
+  const { a, locals } = c;
   withGprs(c, 4, (row, low, high, zero) => {
     a.mov(row, 0);
     const rows = a.here('softmax_row');

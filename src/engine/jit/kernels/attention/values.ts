@@ -1,7 +1,6 @@
 // Owns the third phase of a chunk: the weighted sum of values of each row.
 // Each sum is one chain of fused multiply-adds over the chunk's positions in ascending order, starting from 0.
 import { mem } from '../../asm/operands.ts';
-import type { Gpr } from '../../asm/registers.ts';
 import { elementBytes, hasScales, partialRowBytes, tileElementBytes } from '../abi.ts';
 import { loadElements } from '../kv-element.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';

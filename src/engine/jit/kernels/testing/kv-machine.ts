@@ -29,6 +29,8 @@ export interface Layer {
   readonly scale: number;
   readonly softCap: number | null;
   readonly window: number | null;
+  /** [H] */
+  readonly sinks: Float32Array | null;
 }
 
 const MAX_THREADS = 4;
@@ -65,7 +67,7 @@ export class KvMachine {
   readonly #control: NativeMemory;
   readonly #code: ExecutableCode | undefined;
   readonly #pages: LayerPages;
-  readonly #attention: Layer & { readonly scratch: Address; readonly scratchBytes: number };
+  readonly #attention: Omit<AttentionOptions, keyof LayerPages | 'rows' | 'queries' | 'out'>;
   readonly kvWrite: Kernel;
   readonly attention: Kernel;
 
@@ -86,7 +88,9 @@ export class KvMachine {
       valueOffset: this.layerBytes + shape.numKvHeads * headBytes(shape),
       pageBytes: this.pageBytes,
     };
-    this.#attention = { ...layer, scratch: scratch.address, scratchBytes };
+    const sinks = layer.sinks && this.allocate(4 * shape.numHeads);
+    if (sinks) new Float32Array(sinks.buffer).set(layer.sinks ?? []);
+    this.#attention = { ...layer, sinks: sinks?.address ?? null, scratch: scratch.address, scratchBytes };
     const codes = [emitKvWriteOp(shape, isa), emitAttentionOp(shape, isa)] as const;
     if (execution === 'interpreted') {
       const interpreted =
