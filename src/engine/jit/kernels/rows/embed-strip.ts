@@ -5,6 +5,7 @@ import { type Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import type { OpFrame } from '../op.ts';
 import { BLOCK } from '../product/abi.ts';
 import {
+  furtherBitsPlace,
   headerField,
   type IntegerLayout,
   numBlocksOf,
@@ -30,7 +31,7 @@ export interface LookUp {
 export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
   const { o, lanes, numFeatures, source, rowInStrip, out, count, finish } = lookUp;
   const { a, f } = o;
-  const { bits, centre, table, quantScale, groupSize, scaleType, scales, minima, headerBytes } = layout;
+  const { bits, centre, table, quantScale, groupSize, scaleType, furtherBits, scales, minima, headerBytes } = layout;
   const x = Array.from({ length: 6 }, () => resized(lanes.takeSplat()[0] as Vec, 128));
   const [first, second, t, u, scaleFactor, minimumFactor] = x as [Vec, Vec, Vec, Vec, Vec, Vec];
   const [value, scale, minimum] = [lanes.take(), lanes.takeSplat(), lanes.takeSplat()];
@@ -64,6 +65,20 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     a.vpunpckldq(t, t, u);
     a.vpunpcklqdq(dst, dst, t);
   };
+  /** Adds to nibbles what they do not hold. */
+  const emitFurtherBits = (wide: 5 | 6): void => {
+    const more = wide - 4;
+    for (const [i, half] of [first, second].entries()) {
+      const { step, bit } = furtherBitsPlace(wide, 4 * i);
+      a.vpbroadcastd(t, entryAt((furtherBits ?? 0) + step * STEP_BYTES, 4));
+      a.vpsrlvd(t, t, ripMem(a.constant(Uint32Array.from({ length: 4 }, (_, q) => bit + more * q))));
+      a.vpand(t, t, splat(2 ** more - 1));
+      if (centre > 0) a.vpslld(half, half, more);
+      else a.vpslld(t, t, 4);
+      a.vpor(half, half, t);
+      if (centre > 0) a.vpsubb(half, half, splat(centre));
+    }
+  };
   /** What the block's quants stand for, 16 bytes in `first` and in `second`. */
   const emitBytes = (): void => {
     emitQuads(first, 0);
@@ -77,6 +92,7 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     a.vpand(first, first, splat(0x0f));
     a.vpunpckhdq(second, first, t);
     a.vpunpckldq(first, first, t);
+    if (bits !== 4) return emitFurtherBits(bits);
     a.vmovups(t, constant(Array.from({ length: 16 }, (_, i) => table?.[i] ?? (i - centre) / quantScale)));
     for (const half of [first, second]) a.vpshufb(half, t, half);
   };
