@@ -14,8 +14,6 @@ import {
   SUPER_BLOCKS,
 } from '../product/layout.ts';
 
-const NIBBLE_BITS = 4;
-
 /** Where a row's floats go, and the row's place: in the table, or of its strip and in it. */
 export interface LookUp {
   readonly o: OpFrame;
@@ -67,41 +65,36 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     a.vpunpckldq(t, t, u);
     a.vpunpcklqdq(dst, dst, t);
   };
-  /** Bits that nibbles do not hold, of 16 elements: as many dwords of one word of the row, shifted. */
-  const emitFurtherBits = (dst: Vec, half: number): void => {
-    const more = bits - NIBBLE_BITS;
-    const place = furtherBitsPlace(bits === 5 ? 5 : 6, 4 * half);
-    a.vpbroadcastd(dst, entryAt((furtherBits ?? 0) + place.step * STEP_BYTES, 4));
-    a.vpsrlvd(dst, dst, ripMem(a.constant(Int32Array.from({ length: 4 }, (_, i) => place.bit + more * i))));
-    a.vpand(dst, dst, splat(2 ** more - 1));
+  /** Adds to nibbles what they do not hold. */
+  const emitFurtherBits = (wide: 5 | 6): void => {
+    const more = wide - 4;
+    for (const [i, half] of [first, second].entries()) {
+      const { step, bit } = furtherBitsPlace(wide, 4 * i);
+      a.vpbroadcastd(t, entryAt((furtherBits ?? 0) + step * STEP_BYTES, 4));
+      a.vpsrlvd(t, t, ripMem(a.constant(Uint32Array.from({ length: 4 }, (_, q) => bit + more * q))));
+      a.vpand(t, t, splat(2 ** more - 1));
+      if (centre > 0) a.vpslld(half, half, more);
+      else a.vpslld(t, t, 4);
+      a.vpor(half, half, t);
+      if (centre > 0) a.vpsubb(half, half, splat(centre));
+    }
   };
   /** What the block's quants stand for, 16 bytes in `first` and in `second`. */
   const emitBytes = (): void => {
     emitQuads(first, 0);
-    if (bits === 8) emitQuads(second, 4);
-    else {
-      a.vpsrld(t, first, NIBBLE_BITS);
-      a.vpand(t, t, splat(0x0f));
-      a.vpand(first, first, splat(0x0f));
-      a.vpunpckhdq(second, first, t);
-      a.vpunpckldq(first, first, t);
+    if (bits === 8) {
+      emitQuads(second, 4);
+      if (centre > 0) for (const half of [first, second]) a.vpxor(half, half, splat(centre));
+      return;
     }
-    if (bits === 4)
-      a.vmovups(t, constant(Array.from({ length: 16 }, (_, i) => table?.[i] ?? (i - centre) / quantScale)));
-    for (const [i, half] of [first, second].entries()) {
-      if (bits === 4) {
-        a.vpshufb(half, t, half);
-        continue;
-      }
-      if (furtherBits !== null) {
-        emitFurtherBits(t, i);
-        // With a centre they are the lower ones. No shift leaves its byte.
-        if (centre > 0) a.vpslld(half, half, bits - NIBBLE_BITS);
-        else a.vpslld(t, t, NIBBLE_BITS);
-        a.vpor(half, half, t);
-      }
-      if (centre > 0) a.vpsubb(half, half, splat(centre));
-    }
+    a.vpsrld(t, first, 4);
+    a.vpand(t, t, splat(0x0f));
+    a.vpand(first, first, splat(0x0f));
+    a.vpunpckhdq(second, first, t);
+    a.vpunpckldq(first, first, t);
+    if (bits !== 4) return emitFurtherBits(bits);
+    a.vmovups(t, constant(Array.from({ length: 16 }, (_, i) => table?.[i] ?? (i - centre) / quantScale)));
+    for (const half of [first, second]) a.vpshufb(half, t, half);
   };
 
   const numBlocks = numBlocksOf(layout, numFeatures);
@@ -125,9 +118,10 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     }
     for (const [i, part] of value.entries()) {
       if (i > 0) a.vpsrldq(bytes, bytes, 8);
-      a.vpmovsxbd(part, bytes);
+      a[bits === 8 && centre === 0 ? 'vpmovzxbd' : 'vpmovsxbd'](part, bytes);
     }
     lanes.convert('vcvtdq2ps', value, value);
+    if (bits === 8 && quantScale !== 1) lanes.op('vmulps', value, value, lanes.constant(1 / quantScale));
     lanes.op('vmulps', value, value, scale);
     // Integer minima are subtracted.
     if (minima !== null) lanes.op(scaleType === 'f16' ? 'vaddps' : 'vsubps', value, value, minimum);
