@@ -92,14 +92,6 @@ export const packSemantics: Readonly<Record<string, Semantics>> = {
     m.setLanes(dst as Vec, new Uint32Array(sums.buffer));
   },
   vpand: lanewise((x, y) => x & y),
-  vpor: lanewise((x, y) => x | y),
-  vpsrlvd: lanewise((x, count) => (count < 32 ? x >>> count : 0)),
-  vpsubb: (m, [dst, first, second]) => {
-    const n = numLanes(dst);
-    const bytes = new Uint8Array(m.lanes(first as Vec, n).buffer);
-    const less = new Uint8Array(m.lanes(second as VecOrMem, n).buffer);
-    m.setLanes(dst as Vec, new Uint32Array(bytes.map((x, i) => x - less[i]!).buffer));
-  },
   /** Larger magnitudes only. */
   vrangeps: (m, [dst, first, second, imm]) => {
     if (imm !== 0b1011) throw new Error(`vrangeps ${imm as number} is not interpreted`);

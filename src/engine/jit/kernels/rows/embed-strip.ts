@@ -118,10 +118,9 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     }
     for (const [i, part] of value.entries()) {
       if (i > 0) a.vpsrldq(bytes, bytes, 8);
-      a[bits === 8 && centre === 0 ? 'vpmovzxbd' : 'vpmovsxbd'](part, bytes);
+      a.vpmovsxbd(part, bytes);
     }
     lanes.convert('vcvtdq2ps', value, value);
-    if (bits === 8 && quantScale !== 1) lanes.op('vmulps', value, value, lanes.constant(1 / quantScale));
     lanes.op('vmulps', value, value, scale);
     // Integer minima are subtracted.
     if (minima !== null) lanes.op(scaleType === 'f16' ? 'vaddps' : 'vsubps', value, value, minimum);

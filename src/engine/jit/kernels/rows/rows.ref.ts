@@ -1,6 +1,5 @@
 // Owns what the row kernels compute, in plain loops: their specification, bit for bit.
-import { fma32, foldSum, roundHalfToEven } from '../float.ref.ts';
-import { type Activation, activationNumbers } from './activation.ts';
+import { fma32, foldSum } from '../float.ref.ts';
 
 const { fround } = Math;
 const LANES = 16;
@@ -34,26 +33,6 @@ export function layerNorm(x: Float32Array, w: Float32Array, bias: Float32Array, 
   const squares = rowSum(x.length, (sum, i) => fma32(centred[i]!, centred[i]!, sum));
   const factor = inverseRms(squares, x.length, eps);
   return centred.map((value, i) => fround(fround(value * factor) * w[i]!) + bias[i]!);
-}
-
-const float = new Float32Array(1);
-const bits = new Int32Array(float.buffer);
-
-export function activate(value: number, activation: Activation): number {
-  const { polynomial, log2e, ln2High, ln2Low, mostT, leastX, geluLinear, geluCubic } = activationNumbers;
-  const x = Math.max(leastX[activation], value);
-  const inner = activation === 'silu' ? x : fround(x * fma32(fround(x * x), geluCubic, geluLinear));
-  let t = Math.min(mostT, inner);
-  if (Number.isNaN(t)) return t;
-  const n = roundHalfToEven(fround(t * fround(-log2e)));
-  t = fma32(n, ln2High, t);
-  t = fma32(n, fround(ln2Low), t);
-  const [highest, ...rest] = polynomial;
-  let power = fround(highest);
-  for (const coefficient of rest) power = fma32(power, t, fround(coefficient));
-  float[0] = power;
-  bits[0] = bits[0]! + (n << 23);
-  return fround(x / fround(float[0]! + 1));
 }
 
 export interface HeadRotation {

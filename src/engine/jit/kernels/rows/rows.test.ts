@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import type { MachineCode } from '../../asm/program.ts';
 import { supportedIsas } from '../../cpu-features.ts';
+import { activate } from '../activation.ref.ts';
 import { fma32 } from '../float.ref.ts';
 import { fineRecord, plainRecord, recordsBytes } from '../product/abi.ts';
 import { packedBytes, packedFormats } from '../product/layout.ts';
@@ -17,7 +18,7 @@ import { emitQuantise, quantiseOp } from './quantise.ts';
 import { emitRope, ropeObstacle, ropeOp } from './rope.ts';
 import { fillRopeTable } from './rope-table.ts';
 import type { OpLayout } from './row-op.ts';
-import { activate, layerNorm, rmsNorm, ropeHead } from './rows.ref.ts';
+import { layerNorm, rmsNorm, ropeHead } from './rows.ref.ts';
 import { RowMachine } from './testing/row-machine.ts';
 
 const normal = (random: Random) => (random() + random() + random() - 1.5) * 2;
