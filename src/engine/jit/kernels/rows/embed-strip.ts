@@ -8,6 +8,7 @@ import {
   furtherBitsPlace,
   headerField,
   type IntegerLayout,
+  nibbleStep,
   numBlocksOf,
   STEP_BYTES,
   STRIP_ROWS,
@@ -31,7 +32,7 @@ export interface LookUp {
 export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
   const { o, lanes, numFeatures, source, rowInStrip, out, count, finish } = lookUp;
   const { a, f } = o;
-  const { bits, centre, table, quantScale, groupSize, scaleType, furtherBits, scales, minima, headerBytes } = layout;
+  const { bits, centre, table, quantScale, groupSize, scaleType, scales, minima, headerBytes } = layout;
   const x = Array.from({ length: 6 }, () => resized(lanes.takeSplat()[0] as Vec, 128));
   const [first, second, t, u, scaleFactor, minimumFactor] = x as [Vec, Vec, Vec, Vec, Vec, Vec];
   const [value, scale, minimum] = [lanes.take(), lanes.takeSplat(), lanes.takeSplat()];
@@ -56,7 +57,7 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
   };
   /** 4 bytes of four steps. */
   const emitQuads = (dst: Vec, step: number): void => {
-    const quad = (i: number) => entryAt((step + i) * STEP_BYTES, 4);
+    const quad = (i: number) => entryAt((bits === 8 ? step + i : nibbleStep(bits, step + i)) * STEP_BYTES, 4);
     a.vmovd(dst, quad(0));
     a.vmovd(t, quad(1));
     a.vpunpckldq(dst, dst, t);
@@ -70,7 +71,7 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     const more = wide - 4;
     for (const [i, half] of [first, second].entries()) {
       const { step, bit } = furtherBitsPlace(wide, 4 * i);
-      a.vpbroadcastd(t, entryAt((furtherBits ?? 0) + step * STEP_BYTES, 4));
+      a.vpbroadcastd(t, entryAt(step * STEP_BYTES, 4));
       a.vpsrlvd(t, t, ripMem(a.constant(Uint32Array.from({ length: 4 }, (_, q) => bit + more * q))));
       a.vpand(t, t, splat(2 ** more - 1));
       if (centre > 0) a.vpslld(half, half, more);
