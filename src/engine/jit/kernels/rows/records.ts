@@ -11,6 +11,8 @@ import { emitEach16 } from './row-op.ts';
 export interface ValueSource {
   /** Called once for every place; has three temporaries or more. */
   readonly first: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
+  /** Emits what is to be done once between them. */
+  readonly between?: () => void;
   /** Called in the same order once all maxima are known; the same values again. */
   readonly again: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
   /** F32 that multiplies the scales: a factor of a whole row need not be applied to its values. */
@@ -74,7 +76,7 @@ export class RecordWriter {
   }
 
   /** `target` ends behind the records. */
-  emit(target: Gpr, { first, again, factor }: ValueSource): void {
+  emit(target: Gpr, { first, between, again, factor }: ValueSource): void {
     const a = this.#a;
     const lanes = this.#lanes;
     const values = (numBlocks: number) => this.#values.slice(0, 2 * numBlocks);
@@ -83,6 +85,7 @@ export class RecordWriter {
       if (this.#batch === 4) this.#emitWideMaxima(values(numBlocks).flat());
       else this.#emitNarrowMaximum(values(1).flat());
     });
+    between?.();
     a.mov(this.#cell, 0);
     const [max, inverse, scale] = this.#temporaries as [Wide, Wide, Wide];
     emitEach16(a, this.#paddedBlocks, this.index, [this.#cell], (at) => {
