@@ -74,10 +74,9 @@ function fill({ buffer }: NativeMemory): void {
 interface Run {
   readonly once: () => void;
   readonly count: number;
-  readonly free: () => void;
 }
 
-/** A program of ops of one kernel. `write` fills in op number i. */
+/** A program of ops of one kernel. `write` fills in op number i. Not freed: a late thread may still look at it. */
 function programOf(code: MachineCode, count: number, rows: number, write: (block: OpBlock, i: number) => void): Run {
   const loaded = loadCode([code]);
   const kernel = loaded.addresses[0] ?? 0;
@@ -99,10 +98,6 @@ function programOf(code: MachineCode, count: number, rows: number, write: (block
       resetCounters(counters, places, team.nextGeneration);
       team.runSync(table.address);
     },
-    free: () => {
-      loaded.free();
-      for (const memory of [blocks, table, words]) memory.free();
-    },
   };
 }
 
@@ -116,7 +111,6 @@ function measure(runs: readonly Run[], rounds: number): { best: number; median: 
       if (round > 0) times[i]?.push((nowUs() - start) / count);
     }
   }
-  for (const { free } of runs) free();
   return times.map((all) => {
     all.sort((a, b) => a - b);
     return { best: all[0] ?? 0, median: all[all.length >> 1] ?? 0 };
@@ -183,7 +177,7 @@ function productRun(format: PackedFormat, weights: NativeMemory, [N, K]: readonl
   const [x, out] = [allocateNative(M * xRowBytes), allocateNative(4 * M * N)];
   fill(x);
   const copies = copiesOf(bytes, M);
-  const run = programOf(emitProduct(kind), copies, M, (block, i) =>
+  return programOf(emitProduct(kind), copies, M, (block, i) =>
     writeProductOp(block, kind, {
       N,
       K,
@@ -196,14 +190,6 @@ function productRun(format: PackedFormat, weights: NativeMemory, [N, K]: readonl
       mode: 'store',
     }),
   );
-  return {
-    ...run,
-    free: () => {
-      run.free();
-      x.free();
-      out.free();
-    },
-  };
 }
 
 const copiesOf = (bytes: number, M: number) =>
@@ -223,17 +209,7 @@ function ggmlRun(format: PackedFormat, weights: NativeMemory, [N, K]: readonly [
   const arena = allocateNative(graph.numBytes);
   graph.place(arena.address);
   const workBytes = pool.workBytes(g.handle);
-  return [
-    {
-      count: copies,
-      once: () => pool.runSync(g.handle, workBytes),
-      free: () => {
-        graph.free();
-        x.free();
-        arena.free();
-      },
-    },
-  ];
+  return [{ count: copies, once: () => pool.runSync(g.handle, workBytes) }];
 }
 
 const weights = allocateNative(2 * workingSetBytes);
@@ -269,6 +245,5 @@ for (const format of args.only.split(',') as PackedFormat[]) {
     }
   }
 }
-weights.free();
 pool?.close();
 team.close();
