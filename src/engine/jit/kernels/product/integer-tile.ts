@@ -4,13 +4,19 @@ import { invariant } from '../../../../common/errors.ts';
 import { type Mem, ripMem } from '../../asm/operands.ts';
 import { rax, type Vec } from '../../asm/registers.ts';
 import { BLOCK, fineRecord, plainRecord, type RecordLayout, SUM_FACTOR } from './abi.ts';
-import { furtherBitsPlace, headerField, type IntegerLayout, STEP_BYTES, STRIP_ROWS, SUPER_BLOCKS } from './layout.ts';
+import {
+  furtherBitsPlace,
+  headerField,
+  type IntegerLayout,
+  nibbleStep,
+  STEP_BYTES,
+  STRIP_ROWS,
+  SUPER_BLOCKS,
+} from './layout.ts';
 import { PARTS, type TileCode, type TileRegisters } from './registers.ts';
 
 const QUAD = 4;
 const NIBBLE_BITS = 4;
-/** Steps of nibbles before those of further bits. */
-const NIBBLE_STEPS = 4;
 /** Truth table of vpternlogd: a | (b & c). */
 const A_OR_B_AND_C = 0xf8;
 /** Byte offsets of limbs in records. */
@@ -63,7 +69,7 @@ export class IntegerTile {
     this.#sums = Array.from({ length: isFine ? 2 : 1 }, () => t.takeAll(PARTS * C));
     this.totals = t.takeAll(PARTS * C);
     this.#mask = this.#isWide && layout.bits < 8 ? t.take() : null;
-    this.#furtherMask = this.#isWide && layout.furtherBits !== null ? t.take() : null;
+    this.#furtherMask = this.#isWide && layout.bits > NIBBLE_BITS && layout.bits < 8 ? t.take() : null;
     this.#table = this.#isWide && layout.table ? t.take() : null;
   }
 
@@ -170,7 +176,7 @@ export class IntegerTile {
     for (const [part, weight] of even.entries()) {
       if (bits === 8) a.vmovups(weight, this.#step(quad, part));
       else if (bits !== NIBBLE_BITS) this.#joinBits(bits, quad, part, weight, odd[part]!);
-      else if (quad % 2 === 0) this.#splitNibbles(weight, odd[part]!, this.#step(quad / 2, part));
+      else if (quad % 2 === 0) this.#splitNibbles(weight, odd[part]!, this.#nibbles(quad, part));
     }
     const weights = bits === NIBBLE_BITS && quad % 2 === 1 ? odd : even;
     for (let c = 0; c < this.#C; c++) {
@@ -203,7 +209,7 @@ export class IntegerTile {
   #joinBits(bits: 5 | 6, quad: number, part: number, weight: Vec, further: Vec): void {
     const { a } = this.#t;
     invariant(this.#mask && this.#furtherMask, 'nibbles and further bits have masks');
-    const nibbles = this.#step(quad >> 1, part);
+    const nibbles = this.#nibbles(quad, part);
     const isUpper = quad % 2 === 1;
     if (isUpper === this.#shift > 0) a.vpandd(weight, this.#mask, nibbles);
     else {
@@ -212,7 +218,7 @@ export class IntegerTile {
       a.vpandd(weight, weight, this.#mask);
     }
     const { step, bit } = furtherBitsPlace(bits, quad);
-    const place = this.#step(NIBBLE_STEPS + step, part);
+    const place = this.#step(step, part);
     const up = this.#furtherBit() - bit;
     if (up >= 0) a.vpsllw(further, place, up);
     else a.vpsrlw(further, place, -up);
@@ -227,7 +233,7 @@ export class IntegerTile {
   /** AVX2. */
   #loadNibbles(dst: Vec, quad: number, part: number): void {
     const { a } = this.#t;
-    a.vmovups(dst, this.#step(quad >> 1, part));
+    a.vmovups(dst, this.#nibbles(quad, part));
     if (quad % 2 === 1) a.vpsrlw(dst, dst, NIBBLE_BITS);
     a.vpand(dst, dst, this.#t.bytes(0x0f));
   }
@@ -241,7 +247,7 @@ export class IntegerTile {
     if (bits === 5 || bits === 6) {
       const more = bits - NIBBLE_BITS;
       const { step, bit } = furtherBitsPlace(bits, quad);
-      a.vmovups(temporary, this.#step(NIBBLE_STEPS + step, part));
+      a.vmovups(temporary, this.#step(step, part));
       a.vpsrlw(temporary, temporary, bit);
       a.vpand(temporary, temporary, this.#t.bytes(2 ** more - 1));
       if (centre > 0) a.vpsllw(dst, dst, more);
@@ -370,6 +376,13 @@ export class IntegerTile {
 
   #step(step: number, part: number): Mem {
     return this.#t.lanePlace(this.#registers.block, step * STEP_BYTES, part, QUAD);
+  }
+
+  /** Of a quad and its neighbour. */
+  #nibbles(quad: number, part: number): Mem {
+    const { bits } = this.#layout;
+    invariant(bits !== 8, 'these weights have no nibbles');
+    return this.#step(nibbleStep(bits, quad >> 1), part);
   }
 
   #ones(): Mem {

@@ -7,6 +7,7 @@ import {
   furtherBitsPlace,
   headerField,
   headerOffset,
+  nibbleStep,
   type IntegerLayout,
   type PackedLayout,
   STEP_BYTES,
@@ -136,12 +137,12 @@ function packQuants(layout: IntegerLayout, quants: Uint32Array, first: number, t
   const [nibbleShift, moreShift] = centre > 0 ? [more, 0] : [0, 4];
   for (let step = 0; step < 4; step++) {
     const [low, high] = [quants[first + 2 * step]! >>> nibbleShift, quants[first + 2 * step + 1]! >>> nibbleShift];
-    to[at + step * STEP_WORDS] = ((low & NIBBLES) | ((high & NIBBLES) << 4)) * quantScale;
+    to[at + nibbleStep(bits, step) * STEP_WORDS] = ((low & NIBBLES) | ((high & NIBBLES) << 4)) * quantScale;
   }
   if (bits === 4) return;
   for (let q = 0; q < 8; q++) {
     const { step, bit } = furtherBitsPlace(bits, q);
-    to[at + (4 + step) * STEP_WORDS]! |= ((quants[first + q]! >>> moreShift) & (ONES * (2 ** more - 1))) << bit;
+    to[at + step * STEP_WORDS]! |= ((quants[first + q]! >>> moreShift) & (ONES * (2 ** more - 1))) << bit;
   }
 }
 
@@ -196,12 +197,12 @@ function quantAt(layout: IntegerLayout, view: DataView, k: number, r: number): n
   const at = blockOffset(layout, Math.floor(k / BLOCK)) + 4 * r + (k % 4);
   const quad = Math.floor((k % BLOCK) / 4);
   if (layout.bits === 8) return view.getUint8(at + quad * STEP_BYTES) - layout.centre;
-  const byte = view.getUint8(at + (quad >> 1) * STEP_BYTES);
+  const byte = view.getUint8(at + nibbleStep(layout.bits, quad >> 1) * STEP_BYTES);
   const nibble = quad % 2 === 0 ? byte & 15 : byte >> 4;
   if (layout.bits === 4) return layout.table ? layout.table[nibble]! : nibble - layout.centre;
   const more = layout.bits - 4;
   const { step, bit } = furtherBitsPlace(layout.bits, quad);
-  const further = (view.getUint8(at + (4 + step) * STEP_BYTES) >> bit) & (2 ** more - 1);
+  const further = (view.getUint8(at + step * STEP_BYTES) >> bit) & (2 ** more - 1);
   return layout.centre > 0 ? (nibble << more) + further - layout.centre : nibble + (further << 4);
 }
 

@@ -7,7 +7,7 @@ import { type Gpr, rax, rdx } from '../../asm/registers.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { emitOp, OP_FIELDS, type OpBlock, type OpFrame, opMem } from '../op.ts';
-import { fineRecord, plainRecord, recordRowBytes } from './abi.ts';
+import { BLOCK, fineRecord, plainRecord, recordRowBytes } from './abi.ts';
 import { FloatTile, floatBlockBytes } from './float-tile.ts';
 import type { Gate } from './gate.ts';
 import { IntegerTile } from './integer-tile.ts';
@@ -57,6 +57,7 @@ const MAX_PIECES_PER_THREAD = 16;
 /** Rows of x of a chunk are to stay in the second-level cache beside a strip. */
 const CHUNK_BYTES = 384 * 1024;
 const LINE_BYTES = 64;
+const MANY_PER_LINE = 15;
 const rowKind = ({ layout, isFine }: ProductKind) => (layout.kind === 'float' ? 'float' : isFine ? 'fine' : 'plain');
 const tileRowsOf = (kind: ProductKind): number => tileRows(kind.isa, rowKind(kind));
 
@@ -355,8 +356,17 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   }
 }
 
-/** Whether a lone tile of C rows keeps the core so busy that memory must be asked ahead (measured; else it is slower). */
+/**
+ * Whether a lone tile of C rows asks memory ahead: where it has so many instructions per cache line of weights that the
+ * core does not see far enough ahead by itself. With fewer it does better alone (both measured).
+ */
 function isAheadWorth({ layout, isFine }: ProductKind, C: number): boolean {
-  const bytes = layout.kind === 'float' ? 4 * floatBlockBytes(layout) : layout.blockBytes;
-  return bytes <= 160 * C * (isFine ? 2 : 1);
+  if (layout.kind === 'float') {
+    return (4 * (3 * C + 2)) / (floatBlockBytes(layout) / LINE_BYTES) > MANY_PER_LINE;
+  }
+  const { bits, groupSize, headerBytes, minima, blockBytes } = layout;
+  const perGroup = (minima === null ? 11 : 14) * C + (headerBytes > 0 ? 12 : 2);
+  const unpacking = { 4: 40, 5: 112, 6: 112, 8: 16 }[bits];
+  const instructions = 24 * C * (isFine ? 2 : 1) + (BLOCK / groupSize) * perGroup + unpacking;
+  return instructions / (blockBytes / LINE_BYTES) > MANY_PER_LINE;
 }
