@@ -54,6 +54,8 @@ export function coordinatorOptionsOf(
   if ((coordinatorUser === undefined) !== (password === undefined))
     throw new XllmError('usage', '--coordinator-user and a password go together');
   const ca = pem(coordinatorCa, '--coordinator-ca');
+  if (address.kind === 'etcd' && address.usesTls && !ca)
+    throw new XllmError('usage', 'etcds:// wants --coordinator-ca: the authority that signed its certificate');
   return {
     address,
     security: clusterSecurityOf(options, environment),

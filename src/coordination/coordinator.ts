@@ -50,7 +50,7 @@ export class CoordinatorUnavailable extends Error {
 
 export interface Coordinator {
   /**
-   * Puts a key under a lease, over whatever is there: it vanishes at the latest `ttlMs` (plus the store's own slack of
+   * Puts a key under a lease, over whatever is there (a predecessor neither takes it back nor changes it any more): it vanishes at the latest `ttlMs` (plus the store's own slack of
    * a second or two) after its holder was last heard of, and may vanish as soon as the holder is seen to be gone.
    * Reconnects, leases and puts again for as long as it is held, so that an outage or an empty store heals by itself.
    */

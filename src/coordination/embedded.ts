@@ -6,6 +6,7 @@ import {
   Coordination,
   GetReplySchema,
   HoldReplySchema,
+  type HoldRequest,
   KeyChangeSchema,
   type WatchReply,
   WatchReplySchema,
@@ -79,18 +80,13 @@ export class EmbeddedCoordinator implements Coordinator, ElectionStore {
     const store = this.#store;
     server.add(Coordination, {
       hold: (requests, stream) => {
-        let lease: number | null = null;
-        requests.onMessage(({ key, value, ttlMs, createOnly }) => {
-          const nowMs = this.#clock.nowMs();
-          // A lease that ran out while its holder was stopped is granted anew: it has come back.
-          if (lease === null || !store.refresh(lease, nowMs)) lease = store.grant(Math.max(1, ttlMs), nowMs);
+        const hold = new ServedHold(store);
+        requests.onMessage((request) => {
+          const revision = hold.refresh(request, this.#clock.nowMs());
           this.#arm();
-          const revision = this.#putHeld(key, value, lease, createOnly);
           stream.write(create(HoldReplySchema, { revision: BigInt(revision ?? 0) }));
         });
-        stream.onClose(() => {
-          if (lease !== null) store.revoke(lease);
-        });
+        stream.onClose(() => hold.end());
       },
       watch: ({ prefix, afterRevision }, stream) => {
         const after = afterRevision === undefined ? undefined : Number(afterRevision);
@@ -107,13 +103,6 @@ export class EmbeddedCoordinator implements Coordinator, ElectionStore {
     });
   }
 
-  /** A holder repeats its key with each refresh: what is there already is not written again. */
-  #putHeld(key: string, value: Uint8Array, lease: number, createOnly: boolean): number | null {
-    const before = this.#store.get(key);
-    if (before && this.#store.isUnder(key, lease) && Buffer.compare(before.value, value) === 0) return before.revision;
-    return this.#store.write(key, value, createOnly ? [{ key, revision: 0 }] : [], lease);
-  }
-
   /** One timer for whichever lease runs out next. */
   #arm(): void {
     if (this.#timer) return;
@@ -125,6 +114,37 @@ export class EmbeddedCoordinator implements Coordinator, ElectionStore {
       this.#arm();
     };
     this.#timer = setTimeout(expire, Math.max(1, next - this.#clock.nowMs())).unref();
+  }
+}
+
+/** One key held over a stream. Its holder repeats it to refresh the lease; that alone takes nothing from a successor. */
+class ServedHold {
+  readonly #store: KeyStore;
+  #lease: number | null = null;
+  #revision: number | null = null;
+  #value: Uint8Array | null = null;
+
+  constructor(store: KeyStore) {
+    this.#store = store;
+  }
+
+  /** Revision of the holder's write; null: refused. */
+  refresh({ key, value, ttlMs, createOnly }: HoldRequest, nowMs: number): number | null {
+    if (this.#lease === null || !this.#store.refresh(this.#lease, nowMs)) {
+      // At first, or when the lease ran out while its holder was stopped, and it has come back.
+      this.#lease = this.#store.grant(Math.max(1, ttlMs), nowMs);
+      this.#revision = this.#store.write(key, value, createOnly ? [{ key, revision: 0 }] : [], this.#lease);
+      this.#value = value;
+    } else if (this.#value === null || Buffer.compare(this.#value, value) !== 0) {
+      this.#value = value;
+      const own = [{ key, revision: this.#revision ?? -1 }];
+      this.#revision = this.#store.write(key, value, own, this.#lease) ?? this.#revision;
+    }
+    return this.#revision;
+  }
+
+  end(): void {
+    if (this.#lease !== null) this.#store.revoke(this.#lease);
   }
 }
 

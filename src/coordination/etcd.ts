@@ -136,6 +136,8 @@ class EtcdHold {
   readonly #ttlMs: number;
   #value: Uint8Array;
   #lease: EtcdLease | null = null;
+  /** Of the last write under the lease; null: none yet. */
+  #revision: number | null = null;
   #retry: NodeJS.Timeout | null = null;
   #isReleased = false;
   /** Puts follow one another: a later value is never overwritten by an earlier one. */
@@ -177,8 +179,12 @@ class EtcdHold {
           if (!this.#isReleased) this.#putSoon();
         });
         this.#lease = lease;
+        this.#revision = null;
       }
-      await this.#calls.write(this.#key, this.#value, [], this.#lease.id);
+      // A change of the value takes nothing from a successor.
+      const own = this.#revision === null ? [] : [{ key: this.#key, revision: this.#revision }];
+      const revision = await this.#calls.write(this.#key, this.#value, own, this.#lease.id);
+      this.#revision = revision ?? this.#revision;
     } catch {
       // Unreachable, which is told elsewhere: for as long as it is held it is tried again.
       if (!this.#isReleased) this.#retry = setTimeout(() => this.#putSoon(), RETRY_MS);

@@ -41,10 +41,6 @@ export class KeyStore {
     return entry ? { key, value: entry.value, revision: entry.revision } : null;
   }
 
-  isUnder(key: string, lease: number): boolean {
-    return this.#entries.get(key)?.lease === lease;
-  }
-
   grant(ttlMs: number, nowMs: number): number {
     const id = this.#nextLease++;
     this.#leases.set(id, { ttlMs, expiresMs: nowMs + ttlMs, keys: new Set() });

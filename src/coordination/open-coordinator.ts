@@ -1,5 +1,5 @@
 // Owns how a coordinator's address becomes a coordinator: `etcd://…`, or where the one service process listens.
-import { XllmError } from '../common/errors.ts';
+import { invariant, XllmError } from '../common/errors.ts';
 import type { ContractSecurity } from '../contract/grpc.ts';
 import type { Address } from '../contract/protocol.ts';
 import type { Coordinator, CoordinatorEvents } from './coordinator.ts';
@@ -50,8 +50,7 @@ export interface CoordinatorOptions {
 export async function openCoordinator(options: CoordinatorOptions, events: CoordinatorEvents): Promise<Coordinator> {
   const { address, user, tls, security } = options;
   if (address.kind === 'embedded') return new RemoteCoordinator(address.address, security, events);
-  if (address.usesTls && !tls)
-    throw new XllmError('usage', 'etcds:// wants --coordinator-ca: the authority that signed its certificate');
+  invariant(!address.usesTls || tls, 'etcds:// without the authority that signed its certificate');
   // Loaded only where it is used: its client and protocol definitions are the size of everything else at start-up.
   const { EtcdCoordinator } = await import('./etcd.ts');
   const { hosts, namespace, usesTls } = address;

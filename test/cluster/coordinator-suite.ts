@@ -109,6 +109,10 @@ export function coordinatorSuite(name: string, open: () => Promise<CoordinatorWo
       await eventually(() => view.keys.get(`${prefix}a`) === 'old', 'the first holds it');
       second.hold(`${prefix}a`, bytes('new'), TTL_MS);
       await eventually(() => view.keys.get(`${prefix}a`) === 'new', 'the second holds it');
+      // While both live the successor's stands, however often the other refreshes or changes its value.
+      before.update(bytes('older'));
+      await sleep(2 * TTL_MS);
+      expect(view.changes).toHaveLength(2);
       await before.release();
       expect(await second.get(`${prefix}a`)).toMatchObject({ value: Buffer.from('new') });
     });

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
@@ -34,6 +35,7 @@ const LEASE_MS = 5_000;
 /** How late a deadline may be noticed while no step runs, and how often KV events are looked for. */
 const TICK_MS = 100;
 const DRAIN_MS = 30_000;
+const FAREWELL_MS = 50;
 
 /** Serves until it is told to stop. Resolves with the exit code. Throws XllmError when it cannot start. */
 export async function runEngineProcess(options: EngineProcessOptions, log: Log): Promise<number> {
@@ -82,6 +84,8 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const exitCode = await stopped;
   clearInterval(tick);
   await coordinator.close();
+  // What was sent last, such as that it leaves, is to arrive before the connections end.
+  await sleep(FAREWELL_MS);
   contract.close();
   await loop.close();
   if (exitCode === 0) await engine.close();

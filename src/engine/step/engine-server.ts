@@ -135,6 +135,7 @@ export class EngineServer {
   /** Admits nothing from now on; resolves when nothing runs any more or the deadline has passed. */
   async drain(deadlineMs: number): Promise<void> {
     this.#draining = true;
+    for (const beats of this.#beats) beats.send();
     if (this.#requests.size === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#drained.push(resolve);

@@ -23,8 +23,8 @@ export class Heartbeats {
   constructor(source: HeartbeatSource, stream: ReplyStream<Heartbeat>) {
     this.#source = source;
     this.#stream = stream;
-    this.#timer = setInterval(() => this.#send(), INTERVAL_MS);
-    this.#send();
+    this.#timer = setInterval(() => this.send(), INTERVAL_MS);
+    this.send();
   }
 
   firstToken(ttftMs: number): void {
@@ -39,7 +39,8 @@ export class Heartbeats {
     clearInterval(this.#timer);
   }
 
-  #send(): void {
+  /** Also out of turn, where something is worth knowing at once. */
+  send(): void {
     const { incarnation } = this.#source;
     this.#stream.write(
       create(HeartbeatSchema, {

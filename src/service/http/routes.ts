@@ -77,7 +77,7 @@ export function createRoutes(context: HttpContext, metrics: MetricsPage, openapi
       path: '/v1/cluster',
       about: 'Replicas and instances: health, load, KV, step times.',
       access: 'key',
-      kind: 'api',
+      kind: 'probe',
       reply: clusterReply,
       handle: async () => describeCluster(context),
     },
