@@ -29,7 +29,6 @@ export class SimInstance {
   readonly #scheduler: Scheduler;
   #numKvBlocksUsed = 0;
   #step: StepPlan | null = null;
-  /** Prompt tokens looked up in, and found in, the prefix cache. */
   numSubmits = 0;
 
   constructor(options: SimInstanceOptions) {
@@ -69,6 +68,7 @@ export class SimInstance {
     return this.#step !== null;
   }
 
+  /** Prompt tokens looked up in, and found in, the prefix cache. */
   get prefix(): { readonly queries: number; readonly hits: number } {
     const { numPrefixQueries, numPrefixHits } = this.#scheduler.stats();
     return { queries: numPrefixQueries, hits: numPrefixHits };

@@ -3,7 +3,7 @@ import { BlockHasher, type BlockDigest, rootDigest } from '../../src/common/bloc
 import type { JournalEntry } from '../../src/service/registry/load-journal.ts';
 import { Registry } from '../../src/service/registry/registry.ts';
 import type { PolicyName } from '../../src/service/routing/policies.ts';
-import { Router, type RoutingDecision } from '../../src/service/routing/router.ts';
+import { Router } from '../../src/service/routing/router.ts';
 import { SimInstance, type SimInstanceOptions } from './sim-instance.ts';
 
 export interface SimRequest {
@@ -18,8 +18,6 @@ export interface SimOptions {
   readonly instance: Omit<SimInstanceOptions, 'name' | 'modelName' | 'numericsId'>;
   readonly ttftSloMs: number;
   readonly tpotSloMs: number;
-  /** Each first token, with the decision that predicted it. */
-  readonly onMeasured?: (id: number, decision: RoutingDecision, ttftMs: number) => void;
 }
 
 export interface SimResult {
@@ -176,7 +174,6 @@ export function simulate(requests: readonly SimRequest[], options: SimOptions): 
       }
       entries[id] = member.journal.sent(nowMs, 1, promptIds.length - decision.chosen.cachedTokens);
       onFirst[id] = (ttft) => {
-        options.onMeasured?.(id, decision, ttft);
         router.correction.observe(decision.instance, decision.chosen.ttftMs, ttft);
       };
       advance(member, nowMs);

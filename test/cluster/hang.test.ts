@@ -27,10 +27,8 @@ test('requests of a hung engine go on elsewhere, and new ones avoid it', async (
   const hangs = join(folder, 'hangs.json');
   const price = { tokenMs: 0, seqMs: 0, contextMs: 0, pairMs: 0 };
   writeFileSync(hangs, JSON.stringify({ name: 'hangs', stepTime: { constantMs: 1e8, ...price } }));
-  const service = start(
-    ...['service', 'timed', '--port', '0', '--listen', '127.0.0.1:0'],
-    ...['--stall-timeout-s', '1', '--routing-policy', 'round-robin', '--log-level', 'info'],
-  );
+  const options = ['--stall-timeout-s', '1', '--routing-policy', 'round-robin', '--log-level', 'info'];
+  const service = start('service', 'timed', '--port', '0', '--listen', '127.0.0.1:0', ...options);
   const [url, coordinator] = await eventually(() => {
     const match = /at (http:\/\/\S+); engines register at (\S+)/.exec(service.output());
     return match?.[1] && match[2] ? ([match[1], match[2]] as const) : null;

@@ -15,9 +15,9 @@ const profileSchema = z.strictObject({
 });
 export type TimedProfile = z.output<typeof profileSchema>;
 
-/** SmolLM2-135M (Q4_1) on two cores of a Zen 4 server, fitted from live steps by step-time-fit.ts. */
+/** Of the order of what step-time-fit.ts finds for SmolLM2-135M (Q4_1) on two cores of a server CPU. */
 export const defaultProfile: TimedProfile = {
-  name: 'smollm2-135m-instruct on 2 cores',
+  name: 'a 135M model on two CPU cores',
   stepTime: { constantMs: 4, tokenMs: 0.9, seqMs: 0.3, contextMs: 1e-3, pairMs: 5e-5 },
 };
 

@@ -1,27 +1,22 @@
 // Owns cache-aware routing: the instance that is expected to answer first, given what each holds and what each has to do.
-// A match is worth the time that it saves and no more, so that an idle instance takes over where it recomputes sooner.
+// A match is worth the time that it saves, here and for those who come after; an idle instance takes over wherever it
+// recomputes sooner, so that no prefix makes a hot spot.
 import { type Candidate, leastBy, type RoutingPolicy } from './policy.ts';
 
-/** Predictions closer than this are equal; then the longer match wins, which costs the cluster less. */
-const equalShare = 0.02;
+/** Recomputing what another instance holds delays later requests: what a millisecond of it weighs against waiting. */
+const workWeight = 1;
 
 export const cacheAware: RoutingPolicy = ({ ordinal }, candidates) => {
-  const soonestMs = Math.min(...candidates.map(({ ttftMs }) => ttftMs));
-  const equals = candidates.filter(({ ttftMs }) => ttftMs <= soonestMs * (1 + equalShare));
-  const longest = Math.max(...equals.map(({ cachedTokens }) => cachedTokens));
-  const matching = equals.filter(({ cachedTokens }) => cachedTokens === longest);
-  const candidate = leastBy(matching, ordinal, loadOf);
+  const cost = ({ ttftMs, computeMs }: Candidate) => ttftMs + workWeight * computeMs;
+  const cheapest = leastBy(candidates, ordinal, cost);
+  const idle = candidates.filter((candidate) => isIdle(candidate) && candidate.ttftMs < cheapest.ttftMs);
+  const candidate = idle.length > 0 ? leastBy(idle, ordinal, cost) : cheapest;
   const held = Math.max(...candidates.map(({ cachedTokens }) => cachedTokens));
   const match = `${candidate.cachedTokens} tokens cached`;
-  return {
-    candidate,
-    reason:
-      candidate.cachedTokens === held
-        ? `first token soonest, ${match}`
-        : `first token soonest, ${match}; where ${held} are, it would come later`,
-  };
+  if (candidate.cachedTokens === held) return { candidate, reason: `the least waiting and work, ${match}` };
+  return { candidate, reason: `the least waiting and work, ${match}; where ${held} are, it would wait longer` };
 };
 
-function loadOf({ instance: { load, unreported } }: Candidate): number {
-  return load.numRunning + load.numWaiting + unreported.numRequests;
+function isIdle({ instance: { load, unreported } }: Candidate): boolean {
+  return load.numRunning + load.numWaiting + unreported.numRequests === 0;
 }

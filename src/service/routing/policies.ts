@@ -14,7 +14,3 @@ export const policies = {
 
 export type PolicyName = keyof typeof policies;
 export const policyNames = Object.keys(policies) as [PolicyName, ...PolicyName[]];
-
-export function isPolicyName(name: string): name is PolicyName {
-  return Object.hasOwn(policies, name);
-}

@@ -28,6 +28,8 @@ export interface Candidate {
   readonly cachedTokens: number;
   /** Until the first token, queueing included. */
   readonly ttftMs: number;
+  /** Of that, computing what of the prompt is not cached: work that the cluster is spared elsewhere. */
+  readonly computeMs: number;
   /** Of a decode step once the request is in it: the time per output token. */
   readonly stepMs: number;
   /** Whether its free KV blocks hold prompt and answer. */

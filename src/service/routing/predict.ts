@@ -10,11 +10,12 @@ const guessedTokensLeft = 64;
 
 export interface Prediction {
   readonly ttftMs: number;
+  readonly computeMs: number;
   readonly stepMs: number;
 }
 
 /** `cachedTokens` of the prompt need not be computed. */
-export function predict(instance: InstanceView, request: RoutingRequest, cachedTokens: number): Prediction {
+function predict(instance: InstanceView, request: RoutingRequest, cachedTokens: number): Prediction {
   const model = instance.stepTime ?? unknownStepTime;
   const { load, unreported, capacity } = instance;
   const { numPromptTokens, numSeqs } = request;
@@ -39,7 +40,7 @@ export function predict(instance: InstanceView, request: RoutingRequest, cachedT
   const numTooMany = Math.max(0, numBefore + 1 - capacity.maxNumSeqs);
   const seatMs = (numTooMany * guessedTokensLeft * stepMs) / Math.max(1, capacity.maxNumSeqs);
   const sharesMs = (numStepsBefore + numOwnSteps) * (decodeMs - model.constantMs);
-  return { ttftMs: currentMs + queuedMs + sharesMs + ownMs + seatMs, stepMs };
+  return { ttftMs: currentMs + queuedMs + sharesMs + ownMs + seatMs, computeMs: ownMs, stepMs };
 }
 
 /** A step of the running sequences and `numMore` of `numTokens` each. */
@@ -64,11 +65,11 @@ export function candidatesOf(
     const numMatched = matches ? view.prefixBlocks(instance.name, request.digestsFor(instance)) : 0;
     // The last token is always computed: its logits are wanted.
     const cachedTokens = Math.min(numMatched * capacity.blockTokens, request.numPromptTokens - 1);
-    const { ttftMs, stepMs } = predict(instance, request, cachedTokens);
+    const { ttftMs, computeMs, stepMs } = predict(instance, request, cachedTokens);
     const numBlocks = (numTokens: number) => Math.ceil(numTokens / capacity.blockTokens);
     const numNeeded = numBlocks(request.numPromptTokens - cachedTokens) + request.numSeqs;
     const hasMemory = numNeeded <= capacity.numKvBlocks - load.numKvBlocksUsed;
-    return { instance, cachedTokens, ttftMs: ttftMs * factorOf(instance.name), stepMs, hasMemory };
+    return { instance, cachedTokens, ttftMs: ttftMs * factorOf(instance.name), computeMs, stepMs, hasMemory };
   });
 }
 
