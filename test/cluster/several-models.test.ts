@@ -85,6 +85,9 @@ test('an instance that is told to stop leaves at once, one that is stopped is su
   await eventually(async () => (await clusterOf(url)).instances[0]?.state === 'SUSPECT', 'it is suspect');
   expect(await isReady(url)).toBe(false);
   expect((await complete(url, body)).error?.code).toBe('engine_unavailable');
+  const figures = await (await fetch(`${url}/metrics`)).text();
+  expect(figures).toContain('xllm:instance_state{model_name="timed",engine="staying",state="SUSPECT"} 1');
+  expect(figures).toContain('xllm:instance_schedulable{model_name="timed",engine="staying"} 0');
   staying.child.kill('SIGCONT');
   await eventually(async () => (await clusterOf(url)).instances[0]?.state === 'ACTIVE', 'it is active again');
   expect((await clusterOf(url)).instances[0]?.incarnation).toBe(known?.incarnation);

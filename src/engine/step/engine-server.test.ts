@@ -107,7 +107,7 @@ async function connect(): Promise<void> {
     () => {},
   );
   await vi.waitFor(async () => expect((await submit({ requestId: 'probe' })).refused).toBe(''), DEADLINE_MS);
-  control({ requestId: 'probe', action: ControlRequest_Action.ABORT });
+  await control({ requestId: 'probe', action: ControlRequest_Action.ABORT });
   await vi.waitFor(() => expect(scheduler.specs.size).toBe(0), DEADLINE_MS);
   scheduler.log.length = 0;
 }

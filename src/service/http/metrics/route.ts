@@ -3,6 +3,7 @@ import { Counter, Gauge, Registry } from 'prom-client';
 import type { HttpContext } from '../context.ts';
 import { statusesInTime } from '../health/status.ts';
 import { EngineMetrics } from './engine-metrics.ts';
+import { InstanceMetrics } from './instance-metrics.ts';
 import { RoutingMetrics } from './routing-metrics.ts';
 
 /** A registry with what any process reports about itself. */
@@ -36,12 +37,14 @@ export class MetricsPage {
   readonly #context: HttpContext;
   readonly #registry: Registry;
   readonly #engine: EngineMetrics;
+  readonly #instances: InstanceMetrics;
   readonly #routing: RoutingMetrics | null;
 
   constructor(context: HttpContext, registry: Registry) {
     this.#context = context;
     this.#registry = registry;
     this.#engine = new EngineMetrics(registry);
+    this.#instances = new InstanceMetrics(registry);
     this.#routing = context.routing && new RoutingMetrics(registry, context.routing);
   }
 
@@ -52,6 +55,7 @@ export class MetricsPage {
   async render(): Promise<string> {
     const { engine, models } = this.#context;
     this.#engine.update(models, await statusesInTime(engine));
+    this.#instances.update(models, engine.view().instances);
     this.#routing?.update();
     return this.#registry.metrics();
   }
