@@ -1,13 +1,14 @@
-// Owns the measurement of emitted paged attention: one thread, beside the roofline and ggml's flash attention.
-// node bench/kernels/attention.ts [--heads 9/3x64] [--element f16] [--isa avx512] [--only decode|prefill] [--no-ggml]
+// Owns the measurement of emitted paged attention: beside the roofline and ggml's flash attention.
+// node bench/kernels/attention.ts [--threads 1] [--heads 9/3x64] [--element f16] [--isa avx512] [--only decode|prefill]
+//   [--no-ggml] [--hot]     --hot: decode over keys and values that stay in the caches
 import { parseArgs } from 'node:util';
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
-import { type Address, koffi } from '../../src/engine/ffi/koffi.ts';
+import type { Address } from '../../src/engine/ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../../src/engine/ffi/memory.ts';
 import { loadCode } from '../../src/engine/jit/asm/exec-memory.ts';
-import { emitFunction } from '../../src/engine/jit/asm/function.ts';
 import { mem } from '../../src/engine/jit/asm/operands.ts';
-import type { Gpr } from '../../src/engine/jit/asm/registers.ts';
+import type { MachineCode } from '../../src/engine/jit/asm/program.ts';
+import { rax } from '../../src/engine/jit/asm/registers.ts';
 import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
 import {
   countStep,
@@ -21,30 +22,30 @@ import {
 } from '../../src/engine/jit/kernels/abi.ts';
 import { attentionScratchBytes, emitAttentionOp } from '../../src/engine/jit/kernels/attention/attention.ts';
 import { Lanes, NUM_LANES } from '../../src/engine/jit/kernels/lanes.ts';
-import { opField } from '../../src/engine/jit/kernels/op.ts';
+import { emitOp, OP_FIELDS, OpBlock, opField } from '../../src/engine/jit/kernels/op.ts';
 import { emitProgram, programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
 import { ComputePool } from '../../src/engine/tensor/compute.ts';
 import { Graph } from '../../src/engine/tensor/graph.ts';
-import { flashAttention } from '../../src/engine/tensor/ops.ts';
+import { custom, flashAttention } from '../../src/engine/tensor/ops.ts';
 
 const { values: flags } = parseArgs({
   options: {
     heads: { type: 'string', multiple: true },
     element: { type: 'string', default: 'f16' },
     isa: { type: 'string' },
+    threads: { type: 'string', default: '1' },
     only: { type: 'string' },
     hot: { type: 'boolean', default: false },
     'no-ggml': { type: 'boolean', default: false },
   },
 });
-const isa = (flags.isa ?? supportedIsas()[0]) as Isa | undefined;
+const numThreads = Number(flags.threads);
+const isa = (flags.isa ?? supportedIsas()[0]) as Isa;
 if (!isa) throw new Error('this CPU lacks AVX2');
 const element = flags.element as KvShape['element'];
 const blockTokens = 16;
 const ggml = openGgml();
-const pool = new ComputePool(ggml, { numThreads: 1, polls: false });
-const programType = koffi.proto('void xllm_bench_program(int64_t dst, int ith, int nth, int64_t program)');
-const loopType = koffi.proto('void xllm_bench_loop(int64_t address, int64_t count)');
+const pool = new ComputePool(ggml, { numThreads, polls: numThreads > 1 });
 
 /** Least time of one run, ms, over many that all take in turn: other processes disturb the least. */
 function measure(runs: readonly (() => void)[]): number[] {
@@ -60,13 +61,50 @@ function measure(runs: readonly (() => void)[]): number[] {
   return best;
 }
 
-/** GB/s of reading memory, and GFLOP/s of multiply-adds, by one thread. */
+/** Runs ops of one kernel, op after op, by all threads. `blocks`: their op blocks, `stride` apart. */
+function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride: number, numOps: number) {
+  const code = loadCode([emitProgram(), kernel]);
+  const [loop = 0, address = 0] = code.addresses;
+  const table = allocateNative(programBytes(numOps));
+  const ops = Array.from({ length: numOps }, (_, i) => ({
+    kernel: address,
+    block: blocks.address + from + i * stride,
+  }));
+  writeProgram(table.buffer, ops, { abort: blocks.address, stamps: 0 });
+  const g = new Graph(ggml, 4);
+  const graph = g.finish([custom(g, 'I32', [1], [], loop, table.address)]);
+  const arena = allocateNative(graph.numBytes);
+  graph.place(arena.address);
+  const counters = new BigInt64Array(blocks.buffer);
+  const run = () => {
+    for (let i = 0; i < numOps; i++) {
+      const at = (from + i * stride) / 8;
+      counters[at + opField.claimed / 8] = 0n;
+      counters[at + opField.finished / 8] = 0n;
+    }
+    pool.runSync(g.handle);
+  };
+  const free = () => {
+    graph.free();
+    for (const memory of [table, arena]) memory.free();
+    code.free();
+  };
+  return { run, free };
+}
+
+/** GB/s of reading memory, and GFLOP/s of multiply-adds. */
 function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number } {
-  const code = loadCode([
-    emitFunction('read', 2, (a, f) => {
-      const [address, count] = f.args as [Gpr, Gpr];
-      const lanes = new Lanes(a, isa ?? 'avx2');
+  const [pieces, lines, turns] = [256, 2 ** 14, 20_000];
+  const read = emitOp(
+    'read',
+    ({ a }) => a.mov(rax, pieces),
+    ({ a, f, op }) => {
+      const [address, count] = [f.gpr(), f.gpr()];
+      const lanes = new Lanes(a, isa);
       const sums = Array.from({ length: 4 }, () => lanes.take());
+      a.imul3(address, rax, lines * 64);
+      a.add(address, mem(op, OP_FIELDS));
+      a.mov(count, lines / 16);
       const loop = a.here('read');
       for (let line = 0; line < 16; line++) {
         a.prefetcht1(mem(address, 4096 + 64 * line));
@@ -75,29 +113,36 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
       a.add(address, 1024);
       a.sub(count, 1);
       a.jne(loop);
-    }),
-    emitFunction('multiply', 2, (a, f) => {
-      const [, count] = f.args as [Gpr, Gpr];
-      const lanes = new Lanes(a, isa ?? 'avx2');
+      f.release(address, count);
+    },
+  );
+  const numSums = isa === 'avx512' ? 12 : 6;
+  const multiply = emitOp(
+    'multiply',
+    ({ a }) => a.mov(rax, pieces),
+    ({ a, f }) => {
+      const count = f.gpr();
+      const lanes = new Lanes(a, isa);
       const factor = lanes.takeSplat();
-      lanes.zero(factor);
-      const sums = Array.from({ length: isa === 'avx512' ? 12 : 6 }, () => lanes.take());
-      for (const sum of sums) lanes.zero(sum);
+      const sums = Array.from({ length: numSums }, () => lanes.take());
+      for (const wide of [factor, ...sums]) lanes.zero(wide);
+      a.mov(count, turns);
       const loop = a.here('multiply');
       for (const sum of sums) lanes.op('vfmadd231ps', sum, factor, factor);
       a.sub(count, 1);
       a.jne(loop);
-    }),
-  ]);
-  const [read, multiply] = code.addresses.map((address) => koffi.decode(BigInt(address), loopType));
-  const numBytes = memory.numBytes / 4 - 8192;
-  const count = 1e6;
-  const [readMs = 0, multiplyMs = 0] = measure([
-    () => read(memory.address, Math.floor(numBytes / 1024)),
-    () => multiply(0, count),
-  ]);
-  const perTurn = (isa === 'avx512' ? 12 : 6) * 2 * NUM_LANES;
-  return { gbPerSecond: numBytes / readMs / 1e6, gflops: (perTurn * count) / multiplyMs / 1e6 };
+      f.release(count);
+    },
+  );
+  const block = allocateNative(4096);
+  new OpBlock(block.buffer, 64, 192).set(opField.rows, block.address);
+  new DataView(block.buffer).setBigInt64(64 + OP_FIELDS, BigInt(memory.address), true);
+  const runs = [read, multiply].map((kernel) => program(kernel, block, 64, 192, 1).run);
+  const [readMs = 0, multiplyMs = 0] = measure(runs);
+  return {
+    gbPerSecond: (pieces * lines * 64) / readMs / 1e6,
+    gflops: (pieces * turns * numSums * 2 * NUM_LANES) / multiplyMs / 1e6,
+  };
 }
 
 const cacheMemory = allocateNative(768 * 1024 * 1024);
@@ -127,7 +172,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   new Float32Array(query.buffer).forEach((_, i, all) => (all[i] = Math.sin(i)));
   const out = allocateNative(numRows * width * 4);
   const scratchBytes = attentionScratchBytes(shape);
-  const scratch = allocateNative(scratchBytes);
+  const scratch = allocateNative(scratchBytes * numThreads);
   const opsAt = 64;
   const control = allocateNative(opsAt + layers * KV_OP_BYTES);
   const scale = headDim ** -0.5;
@@ -157,24 +202,10 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   writeStepBlock(step.buffer, 0, shape, pageBytes, rows, numRows);
   pointStepCell(control.buffer, 8, step.address);
   new DataView(control.buffer).setBigInt64(16, BigInt(numRows), true);
-  const code = loadCode([emitProgram(), emitAttentionOp(shape, isa ?? 'avx2')]);
-  const [program = 0, kernel = 0] = code.addresses;
-  const table = allocateNative(programBytes(layers));
-  const ops = Array.from({ length: layers }, (_, i) => ({ kernel, block: control.address + opsAt + i * KV_OP_BYTES }));
-  writeProgram(table.buffer, ops, { abort: control.address, stamps: 0 });
-  const call = koffi.decode(BigInt(program), programType);
-  const counters = new BigInt64Array(control.buffer);
-  const ours = () => {
-    for (let i = 0; i < layers; i++) {
-      const at = (opsAt + i * KV_OP_BYTES) / 8;
-      counters[at + opField.claimed / 8] = 0n;
-      counters[at + opField.finished / 8] = 0n;
-    }
-    call(0, 0, 1, table.address);
-  };
+  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, layers);
   const withGgml = batch === 1 && element === 'f16' && !flags['no-ggml'];
   const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, layers, scale)] : [];
-  const [ms = 0, ggmlMs] = measure([ours, ...theirs]);
+  const [ms = 0, ggmlMs] = measure([ours.run, ...theirs]);
   const flops = 4 * width * numRows * (context - (numTokens - 1) / 2) * layers;
   const readBytes = layerBytes * blocks * batch * layers;
   const percent = (part: number) => `${(100 * part).toFixed(0)} %`.padStart(5);
@@ -189,8 +220,8 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
     percent(gbHere / gbPerSecond),
     ggmlMs === undefined ? '' : `  ggml ${((ggmlMs / layers) * 1000).toFixed(0)} us: ${(ggmlMs / ms).toFixed(2)}x`,
   );
-  for (const memory of [query, out, scratch, control, step, table]) memory.free();
-  code.free();
+  for (const memory of [query, out, scratch, control, step]) memory.free();
+  ours.free();
 }
 
 /** The same work by ggml, over a dense cache. */
@@ -229,7 +260,7 @@ function flashAttentionRun(
 }
 
 console.log(
-  `${isa} ${element}: roofline of one thread ${gflops.toFixed(0)} GFLOP/s, ${gbPerSecond.toFixed(1)} GB/s;`,
+  `${isa} ${element}: roofline of ${numThreads} threads ${gflops.toFixed(0)} GFLOP/s, ${gbPerSecond.toFixed(1)} GB/s;`,
   `ggml ${ggml.version} (${ggml.variant})`,
 );
 const shapes = (flags.heads ?? ['9/3x64', '16/8x128', '16/2x128']).map((text) => text.split(/[/x]/).map(Number));
