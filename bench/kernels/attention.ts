@@ -33,6 +33,7 @@ const { values: flags } = parseArgs({
     heads: { type: 'string', multiple: true },
     element: { type: 'string', default: 'f16' },
     isa: { type: 'string' },
+    seconds: { type: 'string', default: '1' },
     threads: { type: 'string', default: '1' },
     only: { type: 'string' },
     hot: { type: 'boolean', default: false },
@@ -47,42 +48,47 @@ const blockTokens = 16;
 const ggml = openGgml();
 const pool = new ComputePool(ggml, { numThreads, polls: numThreads > 1 });
 
-/** Least time of one run, ms, over many that all take in turn: other processes disturb the least. */
-function measure(runs: readonly (() => void)[]): number[] {
+/** Runs one after the other some of many alike pieces of work; returns how many. */
+type Run = () => number;
+
+/** Least time of one piece of work, ms, over many short runs that all take in turn: other processes disturb the least. */
+function measure(runs: readonly Run[]): number[] {
   const best = runs.map(() => Number.POSITIVE_INFINITY);
-  const end = performance.now() + 600 * runs.length;
-  for (let sample = 0; sample < 8 || (performance.now() < end && sample < 400); sample++) {
+  const end = performance.now() + Number(flags.seconds) * 1000 * runs.length;
+  for (let sample = 0; sample < 8 || performance.now() < end; sample++) {
     for (const [i, run] of runs.entries()) {
       const start = performance.now();
-      run();
-      best[i] = Math.min(best[i] ?? 0, performance.now() - start);
+      const count = run();
+      best[i] = Math.min(best[i] ?? 0, (performance.now() - start) / count);
     }
   }
   return best;
 }
 
-/** Runs ops of one kernel, op after op, by all threads. `blocks`: their op blocks, `stride` apart. */
-function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride: number, numOps: number) {
+/** Runs the ops of one kernel by all threads, `perRun` at a time, in turn. `blocks`: op blocks, `stride` apart. */
+function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride: number, numOps: number, perRun = 1) {
   const code = loadCode([emitProgram(), kernel]);
   const [loop = 0, address = 0] = code.addresses;
-  const table = allocateNative(programBytes(numOps));
-  const ops = Array.from({ length: numOps }, (_, i) => ({
-    kernel: address,
-    block: blocks.address + from + i * stride,
-  }));
-  writeProgram(table.buffer, ops, { abort: blocks.address, stamps: 0 });
+  const table = allocateNative(programBytes(perRun));
   const g = new Graph(ggml, 4);
   const graph = g.finish([custom(g, 'I32', [1], [], loop, table.address)]);
   const arena = allocateNative(graph.numBytes);
   graph.place(arena.address);
   const counters = new BigInt64Array(blocks.buffer);
-  const run = () => {
-    for (let i = 0; i < numOps; i++) {
-      const at = (from + i * stride) / 8;
-      counters[at + opField.claimed / 8] = 0n;
-      counters[at + opField.finished / 8] = 0n;
-    }
+  let next = 0;
+  const prepare = () => {
+    const ops = Array.from({ length: perRun }, () => {
+      const at = from + stride * (next++ % numOps);
+      counters[(at + opField.claimed) / 8] = 0n;
+      counters[(at + opField.finished) / 8] = 0n;
+      return { kernel: address, block: blocks.address + at };
+    });
+    writeProgram(table.buffer, ops, { abort: blocks.address, stamps: 0 });
+  };
+  const run: Run = () => {
+    prepare();
     pool.runSync(g.handle);
+    return perRun;
   };
   const free = () => {
     graph.free();
@@ -94,7 +100,7 @@ function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride
 
 /** GB/s of reading memory, and GFLOP/s of multiply-adds. */
 function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number } {
-  const [pieces, lines, turns] = [256, 2 ** 14, 20_000];
+  const [pieces, lines, turns, numOps] = [16, 2 ** 12, 1000, 48];
   const read = emitOp(
     'read',
     ({ a }) => a.mov(rax, pieces),
@@ -134,10 +140,13 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
       f.release(count);
     },
   );
-  const block = allocateNative(4096);
-  new OpBlock(block.buffer, 64, 192).set(opField.rows, block.address);
-  new DataView(block.buffer).setBigInt64(64 + OP_FIELDS, BigInt(memory.address), true);
-  const runs = [read, multiply].map((kernel) => program(kernel, block, 64, 192, 1).run);
+  const blocks = allocateNative(64 + numOps * 192);
+  for (let i = 0; i < numOps; i++) {
+    const block = new OpBlock(blocks.buffer, 64 + i * 192, 192);
+    block.set(opField.rows, blocks.address);
+    block.set(OP_FIELDS, memory.address + i * pieces * lines * 64);
+  }
+  const runs = [read, multiply].map((kernel) => program(kernel, blocks, 64, 192, numOps).run);
   const [readMs = 0, multiplyMs = 0] = measure(runs);
   return {
     gbPerSecond: (pieces * lines * 64) / readMs / 1e6,
@@ -202,23 +211,25 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   writeStepBlock(step.buffer, 0, shape, pageBytes, rows, numRows);
   pointStepCell(control.buffer, 8, step.address);
   new DataView(control.buffer).setBigInt64(16, BigInt(numRows), true);
-  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, layers);
+  const flops = 4 * width * numRows * (context - (numTokens - 1) / 2);
+  // Runs of some 300 us: few of them are interrupted.
+  const perRun = Math.max(1, Math.min(layers, Math.round(2e7 / flops)));
+  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, layers, perRun);
   const withGgml = batch === 1 && element === 'f16' && !flags['no-ggml'];
   const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, layers, scale)] : [];
   const [ms = 0, ggmlMs] = measure([ours.run, ...theirs]);
-  const flops = 4 * width * numRows * (context - (numTokens - 1) / 2) * layers;
-  const readBytes = layerBytes * blocks * batch * layers;
+  const readBytes = layerBytes * blocks * batch;
   const percent = (part: number) => `${(100 * part).toFixed(0)} %`.padStart(5);
   const [gflopsHere, gbHere] = [flops / ms / 1e6, readBytes / ms / 1e6];
   console.log(
     `${numHeads}/${numKvHeads}x${headDim}`.padEnd(10),
     (numTokens === 1 ? `decode ${batch} at ${context}` : `prefill ${numTokens}`).padEnd(18),
-    `${((ms / layers) * 1000).toFixed(0)} us`.padStart(9),
+    `${(ms * 1000).toFixed(0)} us`.padStart(9),
     `${gflopsHere.toFixed(1)} GFLOP/s`.padStart(15),
     percent(gflopsHere / gflops),
     `${gbHere.toFixed(1)} GB/s`.padStart(11),
     percent(gbHere / gbPerSecond),
-    ggmlMs === undefined ? '' : `  ggml ${((ggmlMs / layers) * 1000).toFixed(0)} us: ${(ggmlMs / ms).toFixed(2)}x`,
+    ggmlMs === undefined ? '' : `  ggml ${(ggmlMs * 1000).toFixed(0)} us: ${(ggmlMs / ms).toFixed(2)}x`,
   );
   for (const memory of [query, out, scratch, control, step]) memory.free();
   ours.free();
@@ -232,7 +243,7 @@ function flashAttentionRun(
   numTokens: number,
   layers: number,
   scale: number,
-): () => void {
+): Run {
   const g = new Graph(ggml, 6 * layers + 16);
   const mask = allocateNative(context * Math.max(numTokens, 64) * 2);
   const maskHalves = new Uint16Array(mask.buffer);
@@ -256,7 +267,10 @@ function flashAttentionRun(
   }
   const placed = g.finish(outputs);
   placed.place(allocateNative(placed.numBytes).address);
-  return () => pool.runSync(g.handle);
+  return () => {
+    pool.runSync(g.handle);
+    return layers;
+  };
 }
 
 console.log(
