@@ -83,7 +83,7 @@ function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride
       counters[(at + opField.finished) / 8] = 0n;
       return { kernel: address, block: blocks.address + at };
     });
-    writeProgram(table.buffer, ops, { abort: blocks.address, stamps: 0 });
+    writeProgram(table.buffer, ops, { abort: zero.address, stamps: 0 });
   };
   const run: Run = () => {
     prepare();
@@ -154,7 +154,10 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
   };
 }
 
-const cacheMemory = allocateNative(768 * 1024 * 1024);
+const zero = allocateNative(4096);
+/** Of a model: how far apart the pages' parts of one layer lie. */
+const NUM_LAYERS = 28;
+const cacheMemory = allocateNative(2 ** 30);
 // Small numbers in every element type, different from each other; positive bytes as scales.
 const bytes = new Uint8Array(cacheMemory.buffer);
 for (let i = 0; i < bytes.length; i++) bytes[i] = (i & 1) === 0 ? (i * 2654435761) >>> 24 : 0x2c + ((i >> 1) & 3);
@@ -172,9 +175,12 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const blocks = Math.ceil(context / blockTokens);
   const keyBytes = numKvHeads * headBytes(shape);
   const layerBytes = 2 * keyBytes;
-  // Layers that together are larger than the last cache, so that decoding reads from memory.
-  const layers = numTokens > 1 || flags.hot ? 1 : Math.max(2, Math.ceil(2 ** 27 / (layerBytes * blocks * batch)));
-  const pageBytes = Math.ceil((layers * layerBytes) / 4096) * 4096;
+  const pageBytes = Math.ceil((NUM_LAYERS * layerBytes) / 4096) * 4096;
+  // Batches whose keys and values together are larger than the last cache, so that decoding reads from memory.
+  const batchBytes = pageBytes * blocks * batch;
+  const numBatches = numTokens > 1 || flags.hot ? 1 : Math.ceil(2 ** 27 / batchBytes);
+  const layers = numTokens > 1 || flags.hot ? 1 : NUM_LAYERS;
+  if (numBatches * batchBytes > cacheMemory.numBytes) return;
   const width = numHeads * headDim;
   const numRows = batch * numTokens;
   const query = allocateNative(numRows * width * 4);
@@ -182,41 +188,54 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const out = allocateNative(numRows * width * 4);
   const scratchBytes = attentionScratchBytes(shape);
   const scratch = allocateNative(scratchBytes * numThreads);
-  const opsAt = 64;
-  const control = allocateNative(opsAt + layers * KV_OP_BYTES);
+  /** The number of rows, the step cells, then the ops: of one batch after the other. */
+  const cellsAt = 64;
+  const opsAt = cellsAt + Math.ceil(numBatches / 8) * 64;
+  const numOps = numBatches * layers;
+  const control = allocateNative(opsAt + numOps * KV_OP_BYTES);
   const scale = headDim ** -0.5;
-  for (let layer = 0; layer < layers; layer++) {
-    writeAttentionOp(control.buffer, opsAt + layer * KV_OP_BYTES, {
-      rows: control.address + 16,
-      queries: { address: query.address, rowBytes: width * 4, headBytes: headDim * 4 },
-      out: { address: out.address, rowBytes: width * 4 },
-      stepCell: control.address + 8,
-      keyOffset: layer * layerBytes,
-      valueOffset: layer * layerBytes + keyBytes,
-      pageBytes,
-      window: null,
-      scale,
-      softCap: null,
-      sinks: null,
-      scratch: scratch.address,
-      scratchBytes,
-    });
+  const steps: NativeMemory[] = [];
+  new DataView(control.buffer).setBigInt64(0, BigInt(numRows), true);
+  for (let i = 0; i < numBatches; i++) {
+    const rows = Array.from({ length: batch }, (_, b) => ({
+      firstPosition: context - numTokens,
+      numTokens,
+      segments: [
+        {
+          address: cacheMemory.address + (i * batch + b) * blocks * pageBytes,
+          firstPosition: 0,
+          numTokens: context,
+        },
+      ],
+    }));
+    const step = allocateNative(stepBlockBytes(countStep(shape, rows, numRows)));
+    steps.push(step);
+    writeStepBlock(step.buffer, 0, shape, pageBytes, rows, numRows);
+    pointStepCell(control.buffer, cellsAt + i * 8, step.address);
+    for (let layer = 0; layer < layers; layer++) {
+      writeAttentionOp(control.buffer, opsAt + (i * layers + layer) * KV_OP_BYTES, {
+        rows: control.address,
+        queries: { address: query.address, rowBytes: width * 4, headBytes: headDim * 4 },
+        out: { address: out.address, rowBytes: width * 4 },
+        stepCell: control.address + cellsAt + i * 8,
+        keyOffset: layer * layerBytes,
+        valueOffset: layer * layerBytes + keyBytes,
+        pageBytes,
+        window: null,
+        scale,
+        softCap: null,
+        sinks: null,
+        scratch: scratch.address,
+        scratchBytes,
+      });
+    }
   }
-  const rows = Array.from({ length: batch }, (_, b) => ({
-    firstPosition: context - numTokens,
-    numTokens,
-    segments: [{ address: cacheMemory.address + b * blocks * pageBytes, firstPosition: 0, numTokens: context }],
-  }));
-  const step = allocateNative(stepBlockBytes(countStep(shape, rows, numRows)));
-  writeStepBlock(step.buffer, 0, shape, pageBytes, rows, numRows);
-  pointStepCell(control.buffer, 8, step.address);
-  new DataView(control.buffer).setBigInt64(16, BigInt(numRows), true);
   const flops = 4 * width * numRows * (context - (numTokens - 1) / 2);
   // Runs of some 300 us: few of them are interrupted.
-  const perRun = Math.max(1, Math.min(layers, Math.round(2e7 / flops)));
-  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, layers, perRun);
+  const perRun = Math.max(1, Math.min(numOps, Math.round(2e7 / flops)));
+  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, numOps, perRun);
   const withGgml = batch === 1 && element === 'f16' && !flags['no-ggml'];
-  const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, layers, scale)] : [];
+  const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, scale)] : [];
   const [ms = 0, ggmlMs] = measure([ours.run, ...theirs]);
   const readBytes = layerBytes * blocks * batch;
   const percent = (part: number) => `${(100 * part).toFixed(0)} %`.padStart(5);
@@ -231,7 +250,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
     percent(gbHere / gbPerSecond),
     ggmlMs === undefined ? '' : `  ggml ${(ggmlMs * 1000).toFixed(0)} us: ${(ggmlMs / ms).toFixed(2)}x`,
   );
-  for (const memory of [query, out, scratch, control, step]) memory.free();
+  for (const memory of [query, out, scratch, control, ...steps]) memory.free();
   ours.free();
 }
 
@@ -241,9 +260,10 @@ function flashAttentionRun(
   query: Address,
   context: number,
   numTokens: number,
-  layers: number,
   scale: number,
 ): Run {
+  const bytes = 4 * context * numKvHeads * headDim;
+  const layers = numTokens > 1 || flags.hot ? 1 : Math.max(2, Math.ceil(2 ** 27 / bytes));
   const g = new Graph(ggml, 6 * layers + 16);
   const mask = allocateNative(context * Math.max(numTokens, 64) * 2);
   const maskHalves = new Uint16Array(mask.buffer);
