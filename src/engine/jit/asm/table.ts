@@ -174,6 +174,7 @@ export const vectorTable = {
   vfmadd132ps: both('rvm', x66, M38, 0, 0x98, 'full32'),
   vfmadd213ps: both('rvm', x66, M38, 0, 0xa8, 'full32'),
   vfmadd231ps: both('rvm', x66, M38, 0, 0xb8, 'full32'),
+  vfmaddsub213ps: both('rvm', x66, M38, 0, 0xa6, 'full32'),
   vfmsub213ps: both('rvm', x66, M38, 0, 0xaa, 'full32'),
   vfmsub231ps: both('rvm', x66, M38, 0, 0xba, 'full32'),
   vfnmadd213ps: both('rvm', x66, M38, 0, 0xac, 'full32'),
@@ -187,6 +188,7 @@ export const vectorTable = {
   vroundss: vex('rvmi', x66, M3A, 0, 0x0a, 4),
   vrndscaleps: evex('rmi', x66, M3A, 0, 0x08, 'full32'),
   vscalefps: evex('rvm', x66, M38, 0, 0x2c, 'full32'),
+  vrangeps: evex('rvmi', x66, M3A, 0, 0x50, 'full32'),
   vgetexpps: evex('rm', x66, M38, 0, 0x42, 'full32'),
   vgetmantps: evex('rmi', x66, M3A, 0, 0x26, 'full32'),
 

@@ -34,13 +34,19 @@ const extract =
     m.setLanes(dst as Mem, lane);
   };
 
-/** Small integers to 32 bits. */
+type Narrow = typeof Uint8Array | typeof Int8Array | typeof Uint16Array;
+
+/** Elements of 1 or 2 bytes become 32-bit integers. */
 const widen =
-  (Small: typeof Uint16Array | typeof Int8Array): Semantics =>
+  (Elements: Narrow): Semantics =>
   (m, [dst, source]) => {
     const n = numLanes(dst);
-    const bytes = m.lanes(source as VecOrMem, (n * Small.BYTES_PER_ELEMENT) / 4).buffer as ArrayBuffer;
-    m.setLanes(dst as Vec, new Uint32Array(Int32Array.from(new Small(bytes)).buffer));
+    const bytes = m.lanes(source as VecOrMem, (n * Elements.BYTES_PER_ELEMENT) / 4);
+    const elements = new Elements(bytes.buffer as ArrayBuffer);
+    m.setLanes(
+      dst as Vec,
+      Uint32Array.from({ length: n }, (_, lane) => elements[lane]!),
+    );
   };
 
 /** Rounds to the nearest integer, ties to even. */
@@ -53,6 +59,15 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
   vmovdqu: (m, [dst, source]) => {
     const register = [dst, source].find((operand) => (operand as VecOrMem).kind === 'vec');
     m.setLanes(dst as VecOrMem, m.lanes(source as VecOrMem, numLanes(register)));
+  },
+  vpmovzxbd: widen(Uint8Array),
+  vpmovsxbd: widen(Int8Array),
+  vpmovzxwd: widen(Uint16Array),
+  vpshufb: (m, [dst, table, indices]) => {
+    const n = numLanes(dst);
+    const [from, pick] = [table, indices].map((operand) => new Uint8Array(m.lanes(operand as VecOrMem, n).buffer));
+    const bytes = Uint8Array.from(pick!, (index, at) => (index & 0x80 ? 0 : from![at - (at % 16) + (index & 15)]!));
+    m.setLanes(dst as Vec, new Uint32Array(bytes.buffer));
   },
   vpunpcklwd: interleave(2, false),
   vpunpckhwd: interleave(2, true),
@@ -92,8 +107,6 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
   vpextrb: extract(1),
   vpextrw: extract(2),
   vpextrd: extract(4),
-  vpmovzxwd: widen(Uint16Array),
-  vpmovsxbd: widen(Int8Array),
   vcvtps2ph: (m, [dst, source]) => {
     const values = new Float32Array(m.lanes(source as Vec, numLanes(source)).buffer);
     m.setLanes(dst as VecOrMem, new Uint32Array(Float16Array.from(values).buffer));
