@@ -10,20 +10,12 @@ import { mem } from '../../src/engine/jit/asm/operands.ts';
 import type { MachineCode } from '../../src/engine/jit/asm/program.ts';
 import { rax } from '../../src/engine/jit/asm/registers.ts';
 import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
-import {
-  countStep,
-  headBytes,
-  KV_OP_BYTES,
-  type KvShape,
-  pointStepCell,
-  stepBlockBytes,
-  writeAttentionOp,
-  writeStepBlock,
-} from '../../src/engine/jit/kernels/abi.ts';
+import { headBytes, KV_OP_BYTES, type KvShape, writeAttentionOp } from '../../src/engine/jit/kernels/abi.ts';
 import { attentionScratchBytes, emitAttentionOp } from '../../src/engine/jit/kernels/attention/attention.ts';
 import { Lanes, NUM_LANES } from '../../src/engine/jit/kernels/lanes.ts';
 import { emitOp, OP_FIELDS, OpBlock, opField } from '../../src/engine/jit/kernels/op.ts';
 import { emitProgram, programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
+import { countStep, pointStepCell, stepBlockBytes, writeStepBlock } from '../../src/engine/jit/kernels/step-block.ts';
 import { ComputePool } from '../../src/engine/tensor/compute.ts';
 import { Graph } from '../../src/engine/tensor/graph.ts';
 import { custom, flashAttention } from '../../src/engine/tensor/ops.ts';
@@ -208,9 +200,9 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
         },
       ],
     }));
-    const step = allocateNative(stepBlockBytes(countStep(shape, rows, numRows)));
+    const step = allocateNative(stepBlockBytes(countStep(shape, rows)));
     steps.push(step);
-    writeStepBlock(step.buffer, 0, shape, pageBytes, rows, numRows);
+    writeStepBlock(step.buffer, 0, shape, pageBytes, rows);
     pointStepCell(control.buffer, cellsAt + i * 8, step.address);
     for (let layer = 0; layer < layers; layer++) {
       writeAttentionOp(control.buffer, opsAt + (i * layers + layer) * KV_OP_BYTES, {

@@ -1,8 +1,9 @@
 // Owns what a chunk reads: its bounds, and the addresses of its tiles, found through the row's segments.
 import { mem } from '../../asm/operands.ts';
-import { attentionField, headBytes, stepLayout, TILE_TOKENS, tileBytes } from '../abi.ts';
+import { attentionField, headBytes, TILE_TOKENS, tileBytes } from '../abi.ts';
 import { NUM_LANES } from '../lanes.ts';
 import { CHUNK_POSITIONS } from '../tiles.ts';
+import { stepLayout } from '../step-block.ts';
 import { ADDRESSES_AHEAD, type Context, emitPrefetch, TILES_AHEAD, withGprs } from './context.ts';
 
 /** Where a part starts; else the first position that the tile's first token sees, rounded down to a tile of 16. */
