@@ -13,12 +13,13 @@ import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
 import { headBytes, KV_OP_BYTES, type KvShape, writeAttentionOp } from '../../src/engine/jit/kernels/abi.ts';
 import { attentionScratchBytes, emitAttentionOp } from '../../src/engine/jit/kernels/attention/attention.ts';
 import { Lanes, NUM_LANES } from '../../src/engine/jit/kernels/lanes.ts';
-import { emitOp, OP_FIELDS, OpBlock, opField } from '../../src/engine/jit/kernels/op.ts';
-import { emitProgram, programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
+import { emitOp, OP_FIELDS, OpBlock, opField, resetCounters } from '../../src/engine/jit/kernels/op.ts';
+import { programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
 import { countStep, pointStepCell, stepBlockBytes, writeStepBlock } from '../../src/engine/jit/kernels/step-block.ts';
+import { ThreadTeam } from '../../src/engine/program/thread-team.ts';
 import { ComputePool } from '../../src/engine/tensor/compute.ts';
 import { Graph } from '../../src/engine/tensor/graph.ts';
-import { custom, flashAttention } from '../../src/engine/tensor/ops.ts';
+import { flashAttention } from '../../src/engine/tensor/ops.ts';
 
 const { values: flags } = parseArgs({
   options: {
@@ -39,6 +40,7 @@ const element = flags.element as KvShape['element'];
 const blockTokens = 16;
 const ggml = openGgml();
 const pool = new ComputePool(ggml, { numThreads, polls: numThreads > 1 });
+const team = new ThreadTeam({ numThreads, polls: true });
 
 /** Runs one after the other some of many alike pieces of work; returns how many. */
 type Run = () => number;
@@ -57,42 +59,30 @@ function measure(runs: readonly Run[]): number[] {
   return best;
 }
 
-/** Runs the ops of one kernel by all threads, `perRun` at a time, in turn. `blocks`: op blocks, `stride` apart. */
+/**
+ * Runs the ops of one kernel by all threads, `perRun` at a time, in turn. `blocks`: op blocks, `stride` apart. Nothing is
+ * ever freed: threads may look at a step after its end.
+ */
 function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride: number, numOps: number, perRun = 1) {
-  const code = loadCode([emitProgram(), kernel]);
-  const [loop = 0, address = 0] = code.addresses;
+  const code = loadCode([kernel]);
+  const address = code.addresses[0] ?? 0;
   const table = allocateNative(programBytes(perRun));
-  const g = new Graph(ggml, 4);
-  const graph = g.finish([custom(g, 'I32', [1], [], loop, table.address)]);
-  const arena = allocateNative(graph.numBytes);
-  graph.place(arena.address);
-  const counters = new BigInt64Array(blocks.buffer);
+  const words = new Int32Array(blocks.buffer);
   let next = 0;
-  const prepare = () => {
-    const ops = Array.from({ length: perRun }, () => {
-      const at = from + stride * (next++ % numOps);
-      counters[(at + opField.claimed) / 8] = 0n;
-      counters[(at + opField.finished) / 8] = 0n;
-      return { kernel: address, block: blocks.address + at };
-    });
-    writeProgram(table.buffer, ops, { abort: zero.address, stamps: 0 });
-  };
   const run: Run = () => {
-    prepare();
-    pool.runSync(g.handle);
+    const starts = Array.from({ length: perRun }, () => from + stride * (next++ % numOps));
+    resetCounters(words, starts, team.nextGeneration);
+    const ops = starts.map((at) => ({ kernel: address, block: blocks.address + at }));
+    writeProgram(table.buffer, ops, { abort: zero.address, stamps: 0 });
+    team.runSync(table.address);
     return perRun;
   };
-  const free = () => {
-    graph.free();
-    for (const memory of [table, arena]) memory.free();
-    code.free();
-  };
-  return { run, free };
+  return run;
 }
 
 /** GB/s of reading memory, and GFLOP/s of multiply-adds. */
 function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number } {
-  const [pieces, lines, turns, numOps] = [16, 2 ** 12, 1000, 48];
+  const [pieces, lines, turns, numOps] = [16, 2 ** 14, 1000, 48];
   const read = emitOp(
     'read',
     ({ a }) => a.mov(rax, pieces),
@@ -133,12 +123,13 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
     },
   );
   const blocks = allocateNative(64 + numOps * 192);
+  new DataView(blocks.buffer).setBigInt64(0, 1n, true);
   for (let i = 0; i < numOps; i++) {
     const block = new OpBlock(blocks.buffer, 64 + i * 192, 192);
     block.set(opField.rows, blocks.address);
     block.set(OP_FIELDS, memory.address + i * pieces * lines * 64);
   }
-  const runs = [read, multiply].map((kernel) => program(kernel, blocks, 64, 192, numOps).run);
+  const runs = [read, multiply].map((kernel) => program(kernel, blocks, 64, 192, numOps));
   const [readMs = 0, multiplyMs = 0] = measure(runs);
   return {
     gbPerSecond: (pieces * lines * 64) / readMs / 1e6,
@@ -147,7 +138,7 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
 }
 
 const zero = allocateNative(4096);
-/** Of a model: how far apart the pages' parts of one layer lie. */
+/** Of a model, where memory allows: they say how far apart the pages' parts of one layer lie. */
 const NUM_LAYERS = 28;
 const cacheMemory = allocateNative(2 ** 30);
 // Small numbers in every element type, different from each other; positive bytes as scales.
@@ -167,12 +158,12 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const blocks = Math.ceil(context / blockTokens);
   const keyBytes = numKvHeads * headBytes(shape);
   const layerBytes = 2 * keyBytes;
-  const pageBytes = Math.ceil((NUM_LAYERS * layerBytes) / 4096) * 4096;
+  const numLayers = Math.min(NUM_LAYERS, Math.floor(cacheMemory.numBytes / (layerBytes * blocks * batch)) - 1);
+  const pageBytes = Math.ceil((numLayers * layerBytes) / 4096) * 4096;
   // Batches whose keys and values together are larger than the last cache, so that decoding reads from memory.
   const batchBytes = pageBytes * blocks * batch;
   const numBatches = numTokens > 1 || flags.hot ? 1 : Math.ceil(2 ** 27 / batchBytes);
-  const layers = numTokens > 1 || flags.hot ? 1 : NUM_LAYERS;
-  if (numBatches * batchBytes > cacheMemory.numBytes) return;
+  const layers = numTokens > 1 || flags.hot ? 1 : numLayers;
   const width = numHeads * headDim;
   const numRows = batch * numTokens;
   const query = allocateNative(numRows * width * 4);
@@ -186,7 +177,6 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const numOps = numBatches * layers;
   const control = allocateNative(opsAt + numOps * KV_OP_BYTES);
   const scale = headDim ** -0.5;
-  const steps: NativeMemory[] = [];
   new DataView(control.buffer).setBigInt64(0, BigInt(numRows), true);
   for (let i = 0; i < numBatches; i++) {
     const rows = Array.from({ length: batch }, (_, b) => ({
@@ -201,7 +191,6 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
       ],
     }));
     const step = allocateNative(stepBlockBytes(countStep(shape, rows)));
-    steps.push(step);
     writeStepBlock(step.buffer, 0, shape, pageBytes, rows);
     pointStepCell(control.buffer, cellsAt + i * 8, step.address);
     for (let layer = 0; layer < layers; layer++) {
@@ -228,7 +217,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, numOps, perRun);
   const withGgml = batch === 1 && element === 'f16' && !flags['no-ggml'];
   const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, scale)] : [];
-  const [ms = 0, ggmlMs] = measure([ours.run, ...theirs]);
+  const [ms = 0, ggmlMs] = measure([ours, ...theirs]);
   const readBytes = layerBytes * blocks * batch;
   const percent = (part: number) => `${(100 * part).toFixed(0)} %`.padStart(5);
   const [gflopsHere, gbHere] = [flops / ms / 1e6, readBytes / ms / 1e6];
@@ -242,8 +231,6 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
     percent(gbHere / gbPerSecond),
     ggmlMs === undefined ? '' : `  ggml ${(ggmlMs * 1000).toFixed(0)} us: ${(ggmlMs / ms).toFixed(2)}x`,
   );
-  for (const memory of [query, out, scratch, control, ...steps]) memory.free();
-  ours.free();
 }
 
 /** The same work by ggml, over a dense cache. */
@@ -296,4 +283,5 @@ for (const heads of shapes as [number, number, number][]) {
   }
   if (flags.only !== 'decode') for (const context of [512, 2048]) run({ heads, context, batch: 1, numTokens: context });
 }
+team.close();
 pool.close();
