@@ -15,10 +15,7 @@ const count = z.number().int().min(1);
 const port = z.number().int().min(0).max(65_535);
 
 const modelOptions = {
-  cache: z
-    .string()
-    .optional()
-    .describe('Where downloaded models and packed weights live (default: XDG cache folder).'),
+  cache: z.string().optional().describe('Where downloaded models and packed weights live (default: XDG cache folder).'),
   offline: z.boolean().default(false).describe('Never use the network.'),
 };
 

@@ -64,9 +64,7 @@ function digestChunks(batch: Batch, chunks: readonly FileChunk[]): void {
 async function preparePieces(batch: Batch, pieces: readonly Piece[], target: PieceTarget): Promise<void> {
   const tools = await toolsFor(pieces);
   const input = new Uint8Array(Math.max(0, ...pieces.map(inputBytes)));
-  const scratch = new Uint8Array(
-    target.kind === 'file' ? Math.max(0, ...pieces.map(({ numBytes }) => numBytes)) : 0,
-  );
+  const scratch = new Uint8Array(target.kind === 'file' ? Math.max(0, ...pieces.map(({ numBytes }) => numBytes)) : 0);
   const memory =
     target.kind === 'memory' ? (await import('../ffi/koffi.ts')).viewMemory(target.address, target.numBytes) : null;
   for (const [index, piece] of taken(batch, pieces)) {
@@ -87,7 +85,9 @@ async function preparePieces(batch: Batch, pieces: readonly Piece[], target: Pie
 
 /** ggml is loaded only where it is needed: its bindings are a few MB in each thread. */
 async function toolsFor(pieces: readonly Piece[]): Promise<PieceTools> {
-  const needsGgml = pieces.some(({ kind, dtype, target }) => kind === 'convert' && (dtype !== 'F32' || target !== 'F32'));
+  const needsGgml = pieces.some(
+    ({ kind, dtype, target }) => kind === 'convert' && (dtype !== 'F32' || target !== 'F32'),
+  );
   const ggml: Ggml | null = needsGgml ? (await import('../ffi/ggml.ts')).openGgml(ggmlVariant) : null;
   return createPieceTools(() => {
     invariant(ggml, 'nothing is converted');

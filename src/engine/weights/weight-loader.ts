@@ -4,7 +4,7 @@ import { XllmError } from '../../common/errors.ts';
 import type { TensorFiles } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import type { Address } from '../ffi/koffi.ts';
-import { SystemError } from '../ffi/libc.ts';
+import { SystemError, trimHeap } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { TensorType } from '../tensor/dtype.ts';
 import { loadThroughCache, minCachedBytes, type WeightCacheOptions } from './cache/cached-weights.ts';
@@ -74,9 +74,15 @@ export async function loadWeights(
   const plan = planWeightMemory(requests);
   const loader = new Loader(ggml, files, plan, options);
   const prepared = (await loader.throughCache(requests)) ?? (await loader.directly());
+  // Threads leave tens of megabytes behind in malloc's arenas.
+  if (loader.numRowsPacked > 0) trimHeap();
   const cpu = process.cpuUsage(startCpu);
   return {
-    weights: plan.weights.map(({ type, shape, offset }) => ({ type, shape, address: prepared.memory.address + offset })),
+    weights: plan.weights.map(({ type, shape, offset }) => ({
+      type,
+      shape,
+      address: prepared.memory.address + offset,
+    })),
     numBytes: plan.numBytes,
     preparation: {
       source: prepared.source,
@@ -137,7 +143,11 @@ class Loader {
       else {
         const pool = this.#startPool();
         const target = { kind: 'memory', address: memory.address, numBytes: memory.numBytes } as const;
-        await this.#prepareOn(pool, target, null).finally(() => pool.close());
+        try {
+          await this.#prepareOn(pool, target, null);
+        } finally {
+          await pool.close();
+        }
       }
     } catch (error) {
       memory.free();

@@ -9,11 +9,12 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  realpathSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join, sep } from 'node:path';
+import { basename, dirname, join, sep } from 'node:path';
 import { type CacheDescription, decodeHeader } from './cache-header.ts';
 import { KEY_BYTES } from './tag.ts';
 
@@ -90,9 +91,11 @@ export function describeEntries(folder: string): DescribedEntry[] {
 
 /** Removes what was made from the file or folder `sourcePath`; engines that use it keep it until they end. */
 export function removeEntriesOf(folder: string, sourcePath: string): number {
+  // Recorded are real paths; the file itself may be gone already.
+  const realPath = join(realpathSync(dirname(sourcePath)), basename(sourcePath));
   let numBytes = 0;
   for (const { path, numBytes: size, description } of describeEntries(folder)) {
-    const isOf = (source: string) => source === sourcePath || source.startsWith(sourcePath + sep);
+    const isOf = (source: string) => source === realPath || source.startsWith(realPath + sep);
     if (!description?.sources.some((source) => isOf(source.path))) continue;
     rmSync(path, { force: true });
     numBytes += size;

@@ -9,7 +9,13 @@ import { entryPath, partPath, readSecret, weightsFolder } from './cache-folder.t
 import { type CacheDescription, layOutCacheFile } from './cache-header.ts';
 import { cacheKey } from './cache-key.ts';
 import { fileDigests, identities } from './file-digest.ts';
-import { mapWeights, type PlacedWeights, type PlaceOptions, readIntoMemory, type WeightsMemory } from './place-weights.ts';
+import {
+  mapWeights,
+  type PlacedWeights,
+  type PlaceOptions,
+  readIntoMemory,
+  type WeightsMemory,
+} from './place-weights.ts';
 import { TAG_BYTES, tagOf } from './tag.ts';
 
 export interface WeightCacheOptions {
@@ -33,7 +39,7 @@ export interface CachedWeights {
   /** Resolves when a new file is part of the cache, or has failed to become that. */
   readonly published: Promise<void>;
   /** The memory must not be used any more. */
-  close(): void;
+  readonly close: () => void;
 }
 
 /** What is worth a look at the disk: less is packed at once. */
@@ -175,4 +181,3 @@ async function writeNew(file: NewFile): Promise<CachedWeights | null> {
     throw error;
   }
 }
-

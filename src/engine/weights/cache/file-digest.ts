@@ -6,7 +6,7 @@ import type { OpenFile } from '../../../files/weights-file.ts';
 import type { FileChunk } from '../prepare-messages.ts';
 import { TAG_BYTES } from './tag.ts';
 
-const chunkBytes = 4 << 20;
+const chunkBytes = 1 << 20;
 const maxRemembered = 1_000;
 /** A change within one tick of the file system's clock leaves no trace; ticks are milliseconds, or seconds where old. */
 const settledMs = 2_500;
