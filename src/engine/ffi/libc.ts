@@ -186,3 +186,17 @@ export function allowedCpus(): number[] {
   }
   return cpus;
 }
+
+/** Starts a thread in native code: `void *entry(void *argument)`. Returns its handle. Throws an Error with the number. */
+export function createThread(entry: Address, argument: Address): number {
+  const handle = new BigUint64Array(1);
+  const create = libc('int pthread_create(_Out_ uint64_t *, intptr_t, intptr_t, intptr_t)');
+  const status = Number(create(handle, 0, entry, argument));
+  if (status !== 0) throw new Error(`pthread_create failed: error ${status}`);
+  return Number(handle[0]);
+}
+
+/** Waits for the thread to return. */
+export function joinThread(handle: number): void {
+  libc('int pthread_join(uint64_t, intptr_t)')(handle, 0);
+}

@@ -10,15 +10,16 @@ import { type MemoryPlan, planMemory } from '../kv/memory-plan.ts';
 import { createKvSpace, type KvSpaceOptions } from '../kv/spaces/create-space.ts';
 import { cacheGroups } from '../models/config.ts';
 import { loadModel, type Model } from '../models/model.ts';
+import { readModelConfig } from '../models/registry.ts';
+import { packingFor, programObstacle } from '../program/packing.ts';
 import { createEditsBuilder } from '../sampler/edits.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import type { SchedulerLimits, SchedulingPolicy } from '../scheduler/spec.ts';
-import { chooseProducts } from '../tensor/products.ts';
 import type { WeightsMemory } from '../weights/cache/place-weights.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
-import { createGgmlExecutor } from './create-executor.ts';
+import { createExecutor } from './create-executor.ts';
 import type { Executor } from './executor.ts';
-import type { Kernels } from './kernel-code.ts';
+import { chooseKernels, type KernelChoice, type Kernels } from './kernel-choice.ts';
 
 export interface EngineLoadOptions {
   readonly modelPath: string;
@@ -76,10 +77,14 @@ export async function loadEngine(
   laps.end('header');
   const numThreads = options.threads ?? availableParallelism();
   let model: Model;
+  let choice: KernelChoice;
   try {
+    const config = await readModelConfig(file);
+    choice = chooseKernels(options.kernels, programObstacle(config, file, options.dtype));
     model = await loadModel(ggml, file, {
+      config,
       dtype: options.dtype,
-      products: chooseProducts(options.kernels),
+      packing: packingFor(choice.kernels),
       numThreads,
       cache: { folder: options.cacheFolder, limitBytes: options.weightsCacheLimit, memory: options.weightsMemory },
       onWarning,
@@ -117,14 +122,18 @@ export async function loadEngine(
     onShortage: (group, count) => kv.limitPages(group, count),
   });
   laps.end('KV pool');
-  const executor = createGgmlExecutor({
+  const maxNumOutputs = maxNumSeqs + NUM_EXTRA_OUTPUTS;
+  const executor = createExecutor({
     ggml,
     model,
     space,
-    kernels: options.kernels,
+    choice,
     deterministic: options.deterministic,
     numThreads,
     polls: numThreads <= cpus().length,
+    maxTokens: maxNumBatchedTokens,
+    maxOutputs: maxNumOutputs,
+    maxPositions: maxModelLen,
   });
   laps.end('kernels');
   const kv = new KvCache({
@@ -139,7 +148,7 @@ export async function loadEngine(
   const limits: SchedulerLimits = {
     maxNumSeqs,
     maxNumBatchedTokens,
-    maxNumOutputs: maxNumSeqs + NUM_EXTRA_OUTPUTS,
+    maxNumOutputs,
     maxModelLen,
     maxQueueLen: options.maxQueueLen,
     maxQueueMs: options.maxQueueWaitS > 0 ? options.maxQueueWaitS * 1_000 : Number.POSITIVE_INFINITY,
@@ -169,7 +178,7 @@ export async function loadEngine(
       memory: memory.summary.join('; '),
       'KV layout': `${space.layout} (${space.reason})`,
       context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
-      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${executor.choice.kernels} (${executor.choice.reason}), products ${model.products}, ggml ${ggml.version} (${ggml.variant})`,
+      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${choice.kernels} (${choice.reason}), ggml ${ggml.version} (${ggml.variant})`,
     },
     loadMs: laps.all,
     close: async () => {

@@ -1,7 +1,7 @@
 // Owns what happens to one piece of weights between the file and memory.
 import { invariant } from '../../common/errors.ts';
 import type { Ggml } from '../ffi/ggml.ts';
-import { type TensorType, tensorTypes } from '../tensor/dtype.ts';
+import { bytesOf, type TensorType, tensorTypes } from '../tensor/dtype.ts';
 import { type Packing, packingOf, type PackingSpec } from '../tensor/packing.ts';
 import type { Piece } from './weight-plan.ts';
 
@@ -16,7 +16,7 @@ export function createPieceTools(ggml: () => Ggml): PieceTools {
   return {
     ggml,
     packing: (spec) => {
-      const name = `${spec.format} ${spec.isa}`;
+      const name = `${spec.format} ${spec.isGated}`;
       const packing = packings.get(name) ?? packingOf(spec);
       packings.set(name, packing);
       return packing;
@@ -39,12 +39,23 @@ export function preparePiece(piece: Piece, input: Uint8Array, output: Uint8Array
       invariant(piece.packing, 'a packed piece has a packing');
       const packing = tools.packing(piece.packing);
       let at = 0;
-      for (const { numBytes, pieceRow } of piece.ranges) {
-        packing.pack(input.subarray(at, at + numBytes), piece.rowElements, output, pieceRow);
+      for (const { numBytes, pieceRow, place } of piece.ranges) {
+        const rows = converted(piece, input.subarray(at, at + numBytes), tools);
+        packing.pack(rows, piece.rowElements, output, pieceRow, place);
         at += numBytes;
       }
     }
   }
+}
+
+/** Whole rows of the piece in its target format. */
+function converted(piece: Piece, input: Uint8Array, tools: PieceTools): Uint8Array {
+  const { dtype, target, rowElements } = piece;
+  if (dtype === target) return input;
+  const numRows = input.length / bytesOf(dtype, rowElements);
+  const output = new Uint8Array(bytesOf(target, numRows * rowElements));
+  convert({ ...piece, numRows }, input, output, tools);
+  return output;
 }
 
 function convert(piece: Piece, input: Uint8Array, output: Uint8Array, tools: PieceTools): void {

@@ -2,6 +2,7 @@
 import { invariant } from '../../common/errors.ts';
 import type { TensorInfo } from '../../files/weights-file.ts';
 import { bytesOf, type TensorType } from '../tensor/dtype.ts';
+import type { RowPlace } from '../jit/kernels/product/pack.ts';
 import type { Packing, PackingSpec } from '../tensor/packing.ts';
 import { isWeightType } from './dtype-policy.ts';
 
@@ -31,6 +32,7 @@ export interface RowRange {
   readonly numBytes: number;
   /** Row of the piece that the first one becomes. */
   readonly pieceRow: number;
+  readonly place: RowPlace;
 }
 
 /** What is prepared at a time, by itself: plain data, so that any thread can. */
@@ -99,24 +101,33 @@ function stackedShape({ sources }: WeightRequest): number[] {
 /** Pieces of rows that lie together; one may take its rows from two tensors. */
 function packedPieces(request: WeightRequest, packing: Packing, start: number): Piece[] {
   const { sources, target } = request;
-  const rowElements = rowElementsOf(firstOf(request));
-  const rowBytes = bytesOf(target, rowElements);
+  const first = firstOf(request);
+  const { dtype } = first;
+  invariant(isWeightType(dtype), `tensor ${first.name} is no weight`);
+  invariant(
+    sources.every((source) => source.dtype === dtype),
+    `${first.name} is stacked with tensors of other formats`,
+  );
+  const rowElements = rowElementsOf(first);
+  const rowBytes = bytesOf(dtype, rowElements);
   const numRows = sources.reduce((sum, source) => sum + numRowsOf(source), 0);
-  const { rowsTogether } = packing;
-  const step = Math.max(1, Math.floor(pieceBytes / (rowsTogether * rowBytes))) * rowsTogether;
+  const { rowsTogether, spec } = packing;
+  // What is converted is held as F32 on the way.
+  const heldBytes = dtype === target ? rowBytes : rowElements * 4;
+  const step = Math.max(1, Math.floor(pieceBytes / (rowsTogether * heldBytes))) * rowsTogether;
   const pieces: Piece[] = [];
   for (let row = 0; row < numRows; row += step) {
     const end = Math.min(numRows, row + step);
     const offset = packing.numBytes(row, rowElements);
     pieces.push({
       kind: 'pack',
-      ranges: rangesOf(sources, row, end, rowBytes),
+      ranges: spec.isGated ? gatedRanges(sources, row, end, rowBytes) : rangesOf(sources, row, end, rowBytes),
       numRows: end - row,
       rowElements,
-      dtype: target,
+      dtype,
       target,
       add: 0,
-      packing: packing.spec,
+      packing: spec,
       offset: start + offset,
       numBytes: packing.numBytes(end, rowElements) - offset,
     });
@@ -133,11 +144,17 @@ function rangesOf(sources: readonly TensorInfo[], from: number, to: number, rowB
     const end = Math.min(to, above + numRowsOf(tensor));
     if (first < end) {
       const [offset, numBytes] = [(first - above) * rowBytes, (end - first) * rowBytes];
-      ranges.push({ tensor, offset, numBytes, pieceRow: first - from });
+      ranges.push({ tensor, offset, numBytes, pieceRow: first - from, place: 'plain' });
     }
     above += numRowsOf(tensor);
   }
   return ranges;
+}
+
+/** Of rows [from, to) of both together, half of each. */
+function gatedRanges(sources: readonly TensorInfo[], from: number, to: number, rowBytes: number): RowRange[] {
+  const [offset, numBytes] = [(from / 2) * rowBytes, ((to - from) / 2) * rowBytes];
+  return sources.map((tensor, i) => ({ tensor, offset, numBytes, pieceRow: 0, place: i === 0 ? 'gate' : 'up' }));
 }
 
 function plainPieces({ sources, target, add }: WeightRequest, start: number): Piece[] {
@@ -156,7 +173,7 @@ function plainPieces({ sources, target, add }: WeightRequest, start: number): Pi
       const count = Math.min(step, numRows - row);
       pieces.push({
         kind,
-        ranges: [{ tensor, offset: row * rowBytes, numBytes: count * rowBytes, pieceRow: 0 }],
+        ranges: [{ tensor, offset: row * rowBytes, numBytes: count * rowBytes, pieceRow: 0, place: 'plain' }],
         numRows: count,
         rowElements,
         dtype,

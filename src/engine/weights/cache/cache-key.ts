@@ -11,7 +11,7 @@ export function cacheKey(digests: readonly string[], requests: readonly WeightRe
     sources.map(({ dtype, shape, fileIndex, byteOffset }) => [dtype, shape, fileIndex, byteOffset]),
     target,
     add,
-    packing && [packing.spec.format, packing.spec.isa, packing.spec.version],
+    packing && [packing.spec.format, packing.spec.isGated, packing.spec.version],
   ]);
   const hash = createHash('sha256').update(JSON.stringify([CACHE_VERSION, digests, plan]));
   return hash.digest('hex').slice(0, 40);

@@ -96,7 +96,7 @@ const placeOf = ({ dataOffset, numBytes }: Omit<CacheDescription, 'tags'>, { mem
 function formatsOf(requests: readonly WeightRequest[]): string {
   const specs = requests.flatMap(({ packing }) => (packing ? [packing.spec] : []));
   const formats = [...new Set(specs.map(({ format }) => format))].sort();
-  return `${formats.join(', ')} for ${[...new Set(specs.map(({ isa }) => isa))].join(', ')}`;
+  return formats.join(', ');
 }
 
 /** null: what is in the file is not what was written, or cannot be read. */
