@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
 import { loadModel } from '../../src/engine/models/model.ts';
-import { chooseProducts } from '../../src/engine/tensor/products.ts';
+import { readModelConfig } from '../../src/engine/models/registry.ts';
+import { forProducts } from '../../src/engine/tensor/packing.ts';
 import type { WeightsMemory } from '../../src/engine/weights/cache/place-weights.ts';
 import { openWeights } from '../../src/files/open-weights.ts';
 
@@ -12,11 +13,13 @@ const residentBytes = (field: string) =>
 
 const ggml = openGgml();
 const file = await openWeights(path);
+const config = await readModelConfig(file);
 const beforeBytes = residentBytes('VmRSS');
 const warnings: string[] = [];
 const model = await loadModel(ggml, file, {
+  config,
   dtype: 'auto',
-  products: chooseProducts('auto'),
+  packing: forProducts,
   cache: { folder, limitBytes: 2 ** 40, memory: memory as WeightsMemory },
   onWarning: (text) => warnings.push(text),
 });

@@ -26,8 +26,10 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
 import { viewMemory } from '../../src/engine/ffi/koffi.ts';
 import { LOCK, tryFlock } from '../../src/engine/ffi/libc.ts';
+import { packedLayout } from '../../src/engine/jit/kernels/product/layout.ts';
+import { unpackRow } from '../../src/engine/jit/kernels/product/pack.ts';
 import { tensorTypes } from '../../src/engine/tensor/dtype.ts';
-import { packingOf, packingSpec } from '../../src/engine/tensor/packing.ts';
+import { forProducts } from '../../src/engine/tensor/packing.ts';
 import { describeEntries, removeEntriesOf } from '../../src/engine/weights/cache/cache-folder.ts';
 import { PreparePool, TargetUnwritable } from '../../src/engine/weights/prepare-pool.ts';
 import {
@@ -83,7 +85,7 @@ interface Loaded {
 async function load(path = model, limitBytes?: number, options: LoadWeightsOptions = {}): Promise<Loaded> {
   const file = await openWeights(path);
   const warnings: string[] = [];
-  const packing = packingOf(packingSpec('Q8_0', 'avx2'));
+  const packing = forProducts('Q8_0', false);
   const requests = [...file.tensors.values()].map((tensor): WeightRequest => {
     const isPacked = tensor.dtype === 'Q8_0';
     return { sources: [tensor], target: isPacked ? 'Q8_0' : 'F32', add: 0, packing: isPacked ? packing : null };
@@ -173,6 +175,22 @@ test('threads convert as the event loop does', async () => {
   file.close();
 });
 
+test('threads convert what they pack', async () => {
+  const file = await openWeights(model);
+  const tensor = file.tensors.get('token_embd.weight')!;
+  const packing = forProducts('F32', false)!;
+  const loaded = await loadWeights(ggml, file, [{ sources: [tensor], target: 'F32', add: 0, packing }]);
+  const packed = new Uint8Array(viewMemory(loaded.weights[0]!.address, loaded.numBytes));
+  const row = 35_990;
+  const bytes = new Uint8Array(tensor.numBytes / shape.vocabSize);
+  await file.read(tensor, bytes, row * bytes.length);
+  const expected = new Float32Array(shape.hidden);
+  ggml.dequantizeRow(tensorTypes.Q8_0.ggmlType, bytes, expected);
+  expect(unpackRow(packedLayout('F32')!, packed, shape.hidden, row)).toEqual(expected);
+  loaded.free();
+  file.close();
+});
+
 describe('damage', () => {
   /** Changes the one entry and expects the next start to notice, and the one after to be well. */
   async function expectRepair(damage: (path: string) => void, warns: boolean): Promise<void> {
@@ -256,7 +274,7 @@ describe('where it cannot be', () => {
   test('a target that cannot be written is told from a source that cannot be read', async () => {
     const file = await openWeights(model);
     const tensor = file.tensors.get('token_embd.weight')!;
-    const packing = packingOf(packingSpec('Q8_0', 'avx2'));
+    const packing = forProducts('Q8_0', false);
     const { pieces } = planWeightMemory([{ sources: [tensor], target: 'Q8_0', add: 0, packing }]);
     const run = async (fd: number) => {
       const pool = new PreparePool(file.files, 2, ggml.variant);
@@ -277,7 +295,7 @@ describe('where it cannot be', () => {
     const path = variant('shrinks.gguf', 5);
     const file = await openWeights(path);
     truncateSync(path, statSync(path).size >> 1);
-    const packing = packingOf(packingSpec('Q8_0', 'avx2'));
+    const packing = forProducts('Q8_0', false);
     const sources = [file.tensors.get('token_embd.weight')!];
     for (const options of [{}, { cache: { folder: cache, limitBytes: plenty, memory: 'auto' } }] as const) {
       const loading = loadWeights(ggml, file, [{ sources, target: 'Q8_0', add: 0, packing }], options);
@@ -308,7 +326,7 @@ test('entries are private, say what they are, and go with their model', async ()
     0o700, 0o600, 0o600,
   ]);
   const [entry] = describeEntries(weights);
-  expect(entry?.description).toMatchObject({ about: 'Q8_0 for avx2', sources: [{ path: realpathSync(model) }] });
+  expect(entry?.description).toMatchObject({ about: 'Q8_0', sources: [{ path: realpathSync(model) }] });
   expect(removeEntriesOf(weights, join(folder, 'model'))).toBe(0);
   expect(removeEntriesOf(weights, model)).toBe(entry?.numBytes);
   expect(entries()).toEqual([]);

@@ -94,7 +94,6 @@ export async function loadEngine(
   }
   const { preparation } = model;
   laps.end('model');
-  // What is not weights is tensors' places and emitted code.
   laps.split('model', 'weights', preparation.wallMs);
   const groups = cacheGroups(model.config, model.kvElement);
   const { blockSize: blockTokens, maxNumSeqs } = options;

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { TensorInfo } from '../../files/weights-file.ts';
 import { bytesOf, type TensorType } from '../tensor/dtype.ts';
-import { packingOf, packingSpec } from '../tensor/packing.ts';
+import { forProducts, type Packing } from '../tensor/packing.ts';
 import { createPieceTools, preparePiece } from './prepare-piece.ts';
 import { planWeightMemory, type WeightRequest } from './weight-plan.ts';
 
@@ -12,13 +12,19 @@ function tensor(name: string, dtype: TensorType, shape: number[]): TensorInfo {
   return { name, dtype, shape, numElements, numBytes: bytesOf(dtype, numElements), fileIndex: 0, byteOffset: 0 };
 }
 
+function packingFor(format: TensorType, isGated: boolean): Packing {
+  const packing = forProducts(format, isGated);
+  if (!packing) throw new Error(`no products take ${format}`);
+  return packing;
+}
+
 const tools = createPieceTools(() => {
   throw new Error('nothing is converted');
 });
 
 const stacks = fc.record({
   format: fc.constantFrom('Q4_0', 'Q4_1', 'Q8_0'),
-  isa: fc.constantFrom('avx2', 'avx512'),
+  isGated: fc.boolean(),
   rows: fc.array(fc.integer({ min: 1, max: 150 }), { minLength: 1, maxLength: 3 }),
   // Long rows, so that a matrix is more than one piece.
   blocks: fc.integer({ min: 1, max: 300 }),
@@ -27,9 +33,11 @@ const stacks = fc.record({
 describe('planWeightMemory', () => {
   it('packs by pieces as in one', () => {
     fc.assert(
-      fc.property(stacks, fc.integer(), ({ format, isa, rows, blocks }, seed) => {
+      fc.property(stacks, fc.integer(), ({ format, isGated, rows: someRows, blocks }, seed) => {
         const K = 32 * blocks;
-        const packing = packingOf(packingSpec(format, isa));
+        // A gated pair has as many rows of either.
+        const rows = isGated ? [someRows[0]!, someRows[0]!] : someRows;
+        const packing = packingFor(format, isGated);
         const sources = rows.map((count, i) => tensor(`m${i}`, format, [count, K]));
         const contents = sources.map(({ numBytes }, i) => {
           const bytes = new Uint8Array(numBytes);
@@ -47,7 +55,11 @@ describe('planWeightMemory', () => {
         }
         const numRows = rows.reduce((a, b) => a + b, 0);
         const whole = new Uint8Array(plan.numBytes);
-        packing.pack(Uint8Array.from(Buffer.concat(contents)), K, whole, 0);
+        let above = 0;
+        for (const [i, bytes] of contents.entries()) {
+          packing.pack(bytes, K, whole, isGated ? 0 : above, isGated ? (i === 0 ? 'gate' : 'up') : 'plain');
+          above += rows[i]!;
+        }
         expect(Buffer.compare(memory, whole)).toBe(0);
         expect(plan.pieces.reduce((sum, piece) => sum + piece.numRows, 0)).toBe(numRows);
       }),
@@ -56,7 +68,7 @@ describe('planWeightMemory', () => {
   });
 
   it('leaves no byte out and writes none twice', () => {
-    const packing = packingOf(packingSpec('Q8_0', 'avx512'));
+    const packing = packingFor('Q8_0', false);
     const plain = (sources: TensorInfo[], target: TensorType, add = 0): WeightRequest => {
       return { sources, target, add, packing: null };
     };
