@@ -26,6 +26,9 @@ interface Start {
   /** As the start-up summary says it. */
   readonly weights: string;
   readonly weightsCpuMs: number;
+  /** Of the whole process, up to the first token. */
+  readonly engineCpuMs: number;
+  readonly serviceCpuMs: number;
   readonly engineMb: number;
   /** Without the KV pool's pages. */
   readonly engineOwnMb: number;
@@ -36,6 +39,11 @@ const megabytes = (pid: number, field: string) =>
   (1_024 *
     Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1])) /
   1e6;
+/** Fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms. */
+const cpuMs = (pid: number) => {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+  return 10 * (Number(fields[11]) + Number(fields[12]));
+};
 const numbersOf = (line: object): Ms =>
   Object.fromEntries(Object.entries(line).filter(([, value]) => typeof value === 'number'));
 
@@ -82,6 +90,8 @@ async function start(cache: string): Promise<Start> {
       engine: line('engine start-up in ms'),
       weights,
       weightsCpuMs: 1_000 * Number(/\((\d+\.\d+) s of CPU\)/.exec(weights)?.[1]),
+      engineCpuMs: cpuMs(enginePid),
+      serviceCpuMs: cpuMs(child.pid ?? -1),
       engineMb,
       engineOwnMb: engineMb - megabytes(enginePid, 'Pss_Shmem'),
       serviceMb: megabytes(child.pid ?? -1, 'Pss'),
@@ -113,6 +123,8 @@ const rows = [
   ...parts('service'),
   ...parts('engine'),
   row('weights, CPU ms', ({ weightsCpuMs }) => weightsCpuMs),
+  row('engine, CPU ms', ({ engineCpuMs }) => engineCpuMs),
+  row('service, CPU ms', ({ serviceCpuMs }) => serviceCpuMs),
   row('engine, MB (PSS)', ({ engineMb }) => engineMb),
   row('engine without KV, MB', ({ engineOwnMb }) => engineOwnMb),
   row('service, MB (PSS)', ({ serviceMb }) => serviceMb),
