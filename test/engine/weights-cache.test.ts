@@ -139,7 +139,7 @@ describe('a second start', () => {
         cache: { folder: cache, limitBytes: plenty, memory },
       });
       expect(preparation).toMatchObject({ source: 'cache', numRowsPacked: 0 });
-      expect(preparation.memory).toContain(memory.replace('-', ' '));
+      expect(preparation.memory).toMatch(memory === 'mapped' ? /^mapped, in / : /^huge pages, as asked for$/);
       expect(Buffer.compare(bytes, (await load()).bytes)).toBe(0);
     }
   });
@@ -221,6 +221,7 @@ describe('damage', () => {
     expect((await load(model, plenty)).preparation.source).toBe('file');
   });
   test('a lost secret', () => expectRepair(() => rmSync(join(weights, 'secret')), false));
+  test('half a secret', () => expectRepair(() => truncateSync(join(weights, 'secret'), 8), false));
 
   test('what a killed process left behind is written over', async () => {
     await load(model, plenty);

@@ -105,7 +105,7 @@ export async function loadEngine(
     maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
     maxNumSeqs,
     maxStepTokens: maxNumBatchedTokens,
-    availableBytes: available.bytes,
+    availableBytes: Math.max(0, available.bytes - (preparation.isMapped ? model.numBytes : 0)),
     wantedBytes: options.kvCacheMemory ?? 0,
   });
   const { numPages, maxModelLen } = memory;

@@ -48,7 +48,9 @@ export function listEntries(folder: string): CacheEntry[] {
 /** Made with the folder at first use. Throws the file system's error. */
 export function readSecret(folder: string): Uint8Array {
   const path = join(folder, 'secret');
-  if (!existsSync(path)) {
+  // One of another length is none; what it keyed is lost with it.
+  if (statSync(path, { throwIfNoEntry: false })?.size !== KEY_BYTES) {
+    rmSync(path, { force: true });
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const part = join(folder, `secret.${randomBytes(6).toString('hex')}`);
     writeFileSync(part, randomBytes(KEY_BYTES), { mode: 0o600 });
@@ -61,9 +63,7 @@ export function readSecret(folder: string): Uint8Array {
       rmSync(part);
     }
   }
-  const secret = readFileSync(path);
-  if (secret.length !== KEY_BYTES) throw new Error(`${path} has ${secret.length} bytes instead of ${KEY_BYTES}`);
-  return secret;
+  return readFileSync(path);
 }
 
 export function readDescription(fd: number, secret: Uint8Array): CacheDescription | null {
