@@ -96,7 +96,6 @@ export async function loadEngine(
   }
   const { preparation } = model;
   laps.end('model');
-  // What is not weights is tensors' places and emitted code.
   laps.split('model', 'weights', preparation.wallMs);
   const groups = cacheGroups(model.config, chooseKvElement(options.kvCacheDtype, options.dtype, choice));
   const { blockSize: blockTokens, maxNumSeqs } = options;
@@ -108,7 +107,7 @@ export async function loadEngine(
     maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
     maxNumSeqs,
     maxStepTokens: maxNumBatchedTokens,
-    availableBytes: available.bytes,
+    availableBytes: Math.max(0, available.bytes - (preparation.isMapped ? model.numBytes : 0)),
     wantedBytes: options.kvCacheMemory ?? 0,
   });
   const { numPages, maxModelLen } = memory;
