@@ -21,24 +21,19 @@ export function readResults(): ResultFile[] {
     }));
 }
 
-type Floors = Readonly<Record<string, number>>;
-
-/** Least ratios to the best peer that this project holds itself to, by the model's `--models` name and the row. */
-const floors: Readonly<Record<string, Floors>> = {
-  'smollm2-135m-instruct': {
-    ...{ decode: 2.2, 'prefill-512': 1.4, 'prefill-2048': 1.4 },
-    ...{ 'closed-8': 2.2, 'closed-16': 2.2, 'closed-32': 2, 'shared-prefix': 3, 'tpot-50': 2, 'tpot-100': 2 },
-  },
-  'qwen3-0.6b:q4_0': { decode: 1.8, ...qwen3() },
-  'qwen3-0.6b:q8_0': { decode: 1.5, ...qwen3() },
+/** Least ratios to the best peer that this project holds itself to: by row, and by the model's `--models` name. */
+const floorModels = ['smollm2-135m-instruct', 'qwen3-0.6b:q4_0', 'qwen3-0.6b:q8_0'];
+const floors: Readonly<Record<string, readonly (number | null)[]>> = {
+  decode: [2.2, 1.8, 1.5],
+  'prefill-512': [1.4, 1.4, 1.4],
+  'prefill-2048': [1.4, 1.4, 1.4],
+  'closed-8': [2.2, 1.8, 1.8],
+  'closed-16': [2.2, 1.5, 1.5],
+  'closed-32': [2, 1.4, 1.4],
+  'shared-prefix': [3, null, null],
+  'tpot-50': [2, 2, 2],
+  'tpot-100': [2, 1.5, 1.5],
 };
-
-function qwen3(): Floors {
-  return {
-    ...{ 'prefill-512': 1.4, 'prefill-2048': 1.4 },
-    ...{ 'closed-8': 1.8, 'closed-16': 1.5, 'closed-32': 1.4, 'tpot-50': 2, 'tpot-100': 1.5 },
-  };
-}
 
 /** The text of docs/numbers.md. */
 export function renderNumbers(files: readonly ResultFile[]): string {
@@ -105,18 +100,26 @@ ${markdownTable(...numbersTable(model, result))}
 ${systems.join('')}${skipped.join('')}`;
 }
 
+type Column = readonly [title: string, cell: (row: FigureRow) => Cell];
+
 function numbersTable(model: ModelResult, result: CompareResult): [header: string[], rows: Cell[][]] {
-  const header = [
-    ...['row', 'unit', ...model.systems.map(markedName), 'best peer', 'ratio', 'floor'],
-    ...['product bound', 'memory bound', 'share', 'event loop, us/step', 'disturbed', '`--scenarios`'],
+  const floorIndex = floorModels.indexOf(model.spec);
+  const columns: readonly Column[] = [
+    ['row', (row) => row.title],
+    ['unit', (row) => row.unit],
+    ...model.systems.map((system, i): Column => [markedName(system), (row) => row.medians[i] ?? null]),
+    ['best peer', (row) => row.bestPeer ?? '-'],
+    ['ratio', (row) => row.ratio],
+    ['floor', (row) => floors[row.id]?.[floorIndex] ?? null],
+    ['product bound', (row) => row.bounds?.product ?? null],
+    ['memory bound', (row) => row.bounds?.memory ?? null],
+    ['share', shareText],
+    ['event loop, us/step', (row) => row.eventLoopUsPerStep],
+    ['disturbed', disturbedText],
+    ['`--scenarios`', (row) => row.scenarioIds.join(',')],
   ];
-  const modelFloors = floors[model.spec] ?? {};
-  const rows = figureRows(model, result).map((row): Cell[] => [
-    ...[row.title, row.unit, ...row.medians, row.bestPeer ?? '-', row.ratio, modelFloors[row.id] ?? null],
-    ...[row.bounds?.product ?? null, row.bounds?.memory ?? null, shareText(row), row.eventLoopUsPerStep],
-    ...[disturbedText(row), row.scenarioIds.join(',')],
-  ]);
-  return [header, rows];
+  const rows = figureRows(model, result).map((row) => columns.map(([, cell]) => cell(row)));
+  return [columns.map(([title]) => title), rows];
 }
 
 function shareText({ bounds, medians: [ours] }: FigureRow): string {
