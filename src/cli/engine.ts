@@ -1,14 +1,22 @@
 // Owns `xllm engine`: an engine process of its own.
 import { createLog } from '../common/log.ts';
 import { runEngineProcess } from '../engine/step/engine-process.ts';
+import { modelSettings } from '../files/resolve/settings.ts';
 import type { EngineOptions } from './config/options.ts';
 import { findModel } from './model.ts';
 
 export async function engine(options: EngineOptions, [modelSpec]: readonly string[]): Promise<void> {
   const log = createLog({ format: options.logFormat, level: options.logLevel });
   const model = await findModel(modelSpec, options);
+  const { cacheFolder } = modelSettings(process.env, { cacheFolder: options.cache });
   const exitCode = await runEngineProcess(
-    { ...options, modelPath: model.path, modelName: options.modelName ?? model.name, isSupervised: options.supervised },
+    {
+      ...options,
+      modelPath: model.path,
+      modelName: options.modelName ?? model.name,
+      cacheFolder,
+      isSupervised: options.supervised,
+    },
     log,
   );
   // Native threads of the compute pool would keep the process alive after a failed step.

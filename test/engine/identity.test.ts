@@ -36,6 +36,9 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   enablePrefixCaching: true,
   blockSize: 16,
   kvLayout: 'auto',
+  cacheFolder: '',
+  weightsCacheLimit: 0,
+  weightsMemory: 'auto',
   ...setting,
 });
 

@@ -15,10 +15,7 @@ const count = z.number().int().min(1);
 const port = z.number().int().min(0).max(65_535);
 
 const modelOptions = {
-  cache: z
-    .string()
-    .optional()
-    .describe('Where downloaded models and compiled caches live (default: XDG cache folder).'),
+  cache: z.string().optional().describe('Where downloaded models and packed weights live (default: XDG cache folder).'),
   offline: z.boolean().default(false).describe('Never use the network.'),
 };
 
@@ -57,6 +54,13 @@ const engineOptions = {
     .enum(['auto', 'xtensor', 'blocks'])
     .default('auto')
     .describe('xtensor: one virtual range per sequence. blocks: lists of pages. auto chooses and says so.'),
+  weightsMemory: z
+    .enum(['auto', 'mapped', 'huge-pages'])
+    .default('auto')
+    .describe('mapped: cached weights are shared by instances. huge-pages: read into memory of this one.'),
+  weightsCacheLimit: bytes
+    .prefault('20GiB')
+    .describe('Most disk space for weights packed for the kernels; the oldest make room. 0: none are cached.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 

@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
+import { describeLaps } from '../../common/laps.ts';
 import type { Log } from '../../common/log.ts';
 import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
@@ -37,7 +38,9 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const { promise: stopped, resolve: stop } = Promise.withResolvers<number>();
   if (options.isSupervised) holdLeash(options.listen);
   preferAsVictim();
-  const engine = await loadEngine(options, clock);
+  // Since the process began: Node itself, and reading and compiling modules.
+  const processMs = clock.nowMs();
+  const engine = await loadEngine(options, clock, (text) => log.warn(text));
   const status = new EngineStatus(engine);
   const loop = new StepLoop({
     scheduler: engine.scheduler,
@@ -53,7 +56,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, loop, status, clock);
+  const server = hostEngine(options, engine, loop, status, clock, processMs);
   const contract = new ContractServer();
   server.serve(contract);
   const address = await contract.listen(options.listen);
@@ -64,6 +67,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
     if (!engine.scheduler.hasWork()) engine.kv.checkIntegrity();
   }, TICK_MS);
   log.debug('engine serves', { address, numericsId: engine.numericsId });
+  log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
 
   process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(() => stop(0)));
   // In a terminal Ctrl-C reaches the whole process group: the service decides when a supervised engine ends.
@@ -86,6 +90,7 @@ function hostEngine(
   loop: StepLoop<SequenceUpdate>,
   status: EngineStatus,
   clock: Clock,
+  processMs: number,
 ): EngineServer {
   const { scheduler, kv, memory, model } = engine;
   return new EngineServer({
@@ -93,7 +98,7 @@ function hostEngine(
     limits: { vocabSize: model.config.numIds, maxModelLen: memory.maxModelLen },
     clock,
     wake: () => loop.wake(),
-    hello: () => helloOf(options, engine),
+    hello: () => helloOf(options, engine, processMs),
     status: () => status.reply(loop),
     kvEvents: (after, send) => {
       let seen = Number(after);
@@ -119,7 +124,8 @@ function hostEngine(
   });
 }
 
-function helloOf(options: EngineProcessOptions, { model, memory, numericsId, summary }: LoadedEngine): HelloReply {
+function helloOf(options: EngineProcessOptions, engine: LoadedEngine, processMs: number): HelloReply {
+  const { model, memory, numericsId, summary, loadMs } = engine;
   return create(HelloReplySchema, {
     protocol: PROTOCOL_VERSION,
     build: BUILD,
@@ -133,7 +139,7 @@ function helloOf(options: EngineProcessOptions, { model, memory, numericsId, sum
     blockTokens: options.blockSize,
     numKvBlocks: Math.min(...memory.numPages),
     stopTokenIds: bytesOfInt32(Int32Array.from(model.config.stopTokenIds)),
-    summaryJson: JSON.stringify(summary),
+    summaryJson: JSON.stringify({ ...summary, 'engine start': describeLaps({ process: processMs, ...loadMs }) }),
   });
 }
 
