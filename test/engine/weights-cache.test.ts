@@ -27,7 +27,7 @@ import { openGgml } from '../../src/engine/ffi/ggml.ts';
 import { viewMemory } from '../../src/engine/ffi/koffi.ts';
 import { LOCK, tryFlock } from '../../src/engine/ffi/libc.ts';
 import { packedLayout } from '../../src/engine/jit/kernels/product/layout.ts';
-import { unpackRow } from '../../src/engine/jit/kernels/product/pack.ts';
+import { unpackRow } from '../../src/engine/jit/kernels/product/unpack.ref.ts';
 import { tensorTypes } from '../../src/engine/tensor/dtype.ts';
 import { forProducts } from '../../src/engine/tensor/packing.ts';
 import { describeEntries, removeEntriesOf } from '../../src/engine/weights/cache/cache-folder.ts';
