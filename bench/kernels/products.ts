@@ -15,7 +15,8 @@ import { fineRecord, plainRecord, recordRowBytes } from '../../src/engine/jit/ke
 import type { Gate } from '../../src/engine/jit/kernels/product/gate.ts';
 import { type PackedFormat, packedBytes, packedLayout } from '../../src/engine/jit/kernels/product/layout.ts';
 import { gatedRows, sourceBytes } from '../../src/engine/jit/kernels/product/pack.ts';
-import { emitProduct, PRODUCT_OP_BYTES, writeProductOp } from '../../src/engine/jit/kernels/product/product.ts';
+import { emitProduct } from '../../src/engine/jit/kernels/product/product.ts';
+import { PRODUCT_OP_BYTES, writeProductOp } from '../../src/engine/jit/kernels/product/product-op.ts';
 import { programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
 import { ThreadTeam } from '../../src/engine/program/thread-team.ts';
 import { ComputePool } from '../../src/engine/tensor/compute.ts';

@@ -214,6 +214,8 @@ function holdLeash(listen: string): void {
     process.exit(0);
   });
   process.stdin.resume();
+  // An engine that fails to start ends by itself; what serves keeps the process alive.
+  process.stdin.unref();
 }
 
 /** When memory runs out the kernel should end the engine, which restarts, and not the service or its neighbours. */

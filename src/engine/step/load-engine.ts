@@ -100,7 +100,6 @@ export async function loadEngine(
   }
   const { preparation } = model;
   laps.end('model');
-  // What is not weights is tensors' places and emitted code.
   laps.split('model', 'weights', preparation.wallMs);
   const groups = cacheGroups(model.config, chooseKvElement(options.kvCacheDtype, options.dtype, choice));
   const { blockSize: blockTokens, maxNumSeqs } = options;
@@ -112,7 +111,10 @@ export async function loadEngine(
     maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
     maxNumSeqs,
     maxStepTokens: maxNumBatchedTokens,
-    availableBytes: Math.floor(available.bytes / options.instancesOnHost),
+    // Weights that are mapped are shared by all instances, the rest is divided among them.
+    availableBytes: Math.floor(
+      Math.max(0, available.bytes - (preparation.isMapped ? model.numBytes : 0)) / options.instancesOnHost,
+    ),
     wantedBytes: options.kvCacheMemory ?? 0,
   });
   const { numPages, maxModelLen } = memory;
