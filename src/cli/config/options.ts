@@ -68,7 +68,10 @@ const engineOptions = {
   schedulingPolicy: z.enum(['fcfs', 'priority']).default('fcfs').describe('Order of waiting requests.'),
   asyncScheduling: z.boolean().default(true).describe('Plan the next step while the current one computes.'),
   enablePrefixCaching: z.boolean().default(true).describe('Share KV of equal prompt prefixes.'),
-  blockSize: z.literal([8, 16, 32, 64]).default(16).describe('Tokens per KV block.'),
+  blockSize: z
+    .literal([8, 16, 32, 64, 128, 256, 512])
+    .default(16)
+    .describe('Tokens per KV block; more than 64 only with --device timed.'),
   kvLayout: z
     .enum(['auto', 'xtensor', 'blocks'])
     .default('auto')

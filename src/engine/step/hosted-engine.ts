@@ -1,5 +1,6 @@
 // Owns what an engine process hosts, whatever it computes on.
 import type { Clock } from '../../common/clock.ts';
+import { XllmError } from '../../common/errors.ts';
 import type { StepTimeModel } from '../../common/step-time.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvCache } from '../kv/kv-cache.ts';
@@ -33,9 +34,18 @@ export interface HostedEngineOptions extends TimedEngineOptions {
   readonly device: 'cpu' | 'timed';
 }
 
+/** What the kernels are tested with. */
+const MAX_BLOCK_TOKENS = 64;
+
 /** Throws XllmError when the model cannot be loaded. */
 export async function openEngine(options: HostedEngineOptions, clock: Clock): Promise<HostedEngine> {
   if (options.device === 'timed') return loadTimedEngine(options, clock);
+  if (options.blockSize > MAX_BLOCK_TOKENS) {
+    throw new XllmError(
+      'usage',
+      `--block-size ${options.blockSize} needs --device timed; take ${MAX_BLOCK_TOKENS} or less`,
+    );
+  }
   const engine = await loadEngine(options, clock);
   const { numIds, stopTokenIds } = engine.model.config;
   return {
