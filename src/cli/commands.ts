@@ -1,7 +1,9 @@
 // Owns the table of commands: name, arguments, options, examples, action. Actions are loaded when they are run.
 import type { z } from 'zod';
 import { benchCompareSchema } from './bench/compare-options.ts';
+import { benchMachineSchema } from './bench/machine-options.ts';
 import { benchServeSchema } from './bench/serve-options.ts';
+import { benchStepSchema } from './bench/step-options.ts';
 import { type CommandSpec, defineCommand } from './command.ts';
 import { commandOptions } from './config/options.ts';
 import { modelsCommands } from './models/commands.ts';
@@ -108,10 +110,36 @@ export const commandGroups: readonly CommandGroup[] = [
         about: 'Compare this server with its peers on the same weights and prompts, in turn.',
         args: [],
         schema: benchCompareSchema,
-        examples: ['xllm bench compare', 'xllm bench compare --help'],
+        examples: [
+          'xllm bench compare --set-up --peers llama.cpp,openvino',
+          'xllm bench compare --quick --models smollm2-135m-instruct',
+          'xllm bench compare --models qwen3-0.6b:q8_0 --scenarios decode,closed-8 --json result.json',
+        ],
         run: async (options) => {
           const { benchCompare } = await import('./bench/compare.ts');
           process.exitCode = await benchCompare(options, terminalIo());
+        },
+      }),
+      defineCommand({
+        name: 'step',
+        about: 'Measure the steps of a model, op by op, without HTTP.',
+        args: [model],
+        schema: benchStepSchema,
+        examples: ['xllm bench step --profile', 'xllm bench step qwen3-0.6b --sequences 1,16 --prefill 512,2048'],
+        run: async (options, [name]) => {
+          const { benchStep } = await import('./bench/step-command.ts');
+          await benchStep(options, name, terminalIo());
+        },
+      }),
+      defineCommand({
+        name: 'machine',
+        about: 'Measure what this machine can do at most: memory reads, int8, bf16 and f32 products.',
+        args: [],
+        schema: benchMachineSchema,
+        examples: ['xllm bench machine', 'xllm bench machine --threads 4 --json roofline.json'],
+        run: async (options) => {
+          const { benchMachine } = await import('./bench/machine-command.ts');
+          benchMachine(options, terminalIo());
         },
       }),
     ],

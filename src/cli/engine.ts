@@ -1,6 +1,7 @@
 // Owns `xllm engine`: an engine process of its own.
 import { createLog } from '../common/log.ts';
 import { runEngineProcess } from '../engine/step/engine-process.ts';
+import { modelSettings } from '../files/resolve/settings.ts';
 import { checkAdvertise, checkListen, coordinatorOptionsOf } from './cluster-config.ts';
 import type { EngineOptions } from './config/options.ts';
 import { findModel } from './model.ts';
@@ -11,11 +12,13 @@ export async function engine(options: EngineOptions, [modelSpec]: readonly strin
   checkListen(options.listen, coordinator.security);
   checkAdvertise(options.listen, options.advertise);
   const model = await findModel(modelSpec, options);
+  const { cacheFolder } = modelSettings(process.env, { cacheFolder: options.cache });
   const exitCode = await runEngineProcess(
     {
       ...options,
       modelPath: model.path,
       modelName: options.modelName ?? model.name,
+      cacheFolder,
       isSupervised: options.supervised,
       coordinator,
     },

@@ -1,4 +1,6 @@
 // Owns the composition of a whole server on this machine: model, text, engine and HTTP; also without a terminal around it.
+import { monotonicClock } from '../common/clock.ts';
+import { Laps } from '../common/laps.ts';
 import { createLog, type Log } from '../common/log.ts';
 import type { EngineModel } from '../service/engine-client.ts';
 import { createHttpServer } from '../service/http/server.ts';
@@ -15,6 +17,8 @@ export interface Server {
   readonly url: string;
   readonly modelNames: readonly string[];
   readonly model: EngineModel;
+  /** What starting took: part → milliseconds. */
+  readonly startMs: Readonly<Record<string, number>>;
   readonly log: Log;
   readonly hasApiKeys: boolean;
   numRunning(): number;
@@ -28,15 +32,15 @@ export interface Server {
 export async function startServer(options: ServeOptions, modelSpec: string | undefined): Promise<Server> {
   const log = createLog({ format: options.logFormat, level: options.logLevel });
   const apiKeys = readApiKeys(options.apiKeyFile, process.env);
+  const laps = new Laps(monotonicClock);
   const found = await findModel(modelSpec, options);
+  laps.end('finding the model');
   const modelNames = options.servedModelName.length > 0 ? options.servedModelName : [found.name];
   const closers: (() => Promise<void>)[] = [];
   const closeAll = async () => {
     for (const close of closers.splice(0).reverse()) await close();
   };
   try {
-    const text = await createTextService(found.path);
-    closers.push(() => text.close());
     const local = await createLocalEngines({
       modelPath: found.path,
       modelName: modelNames[0] ?? found.name,
@@ -49,6 +53,11 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     });
     let graceMs = 0;
     closers.push(() => local.close(graceMs));
+    // The engine loads while this process reads the tokenizer.
+    local.start();
+    const text = await createTextService(found.path);
+    closers.push(() => text.close());
+    laps.end('tokenizer');
     const defaults = await readGenerationDefaults(found.path);
     const http = createHttpServer({
       engine: local.engine,
@@ -58,14 +67,15 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
       config: httpConfigOf(options, modelNames, apiKeys),
     });
     closers.push(() => http.close());
-    // The port is taken before the engine starts: a conflict is found at once.
     const url = await http.listen();
-    local.start();
+    laps.end('HTTP');
     const model = await local.ready;
+    laps.end('waiting for the engine');
     return {
       url,
       modelNames,
       model,
+      startMs: laps.all,
       log,
       hasApiKeys: apiKeys.length > 0,
       numRunning: () => http.numRunning(),

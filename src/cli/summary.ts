@@ -1,5 +1,6 @@
 // Owns the start-up summary: what a person wants to know once a model is served, and what to do next.
 import { styleText } from 'node:util';
+import { describeLaps } from '../common/laps.ts';
 
 export interface StartupFacts {
   readonly url: string;
@@ -7,10 +8,11 @@ export interface StartupFacts {
   /** Label → text. */
   readonly engineSummary: Readonly<Record<string, string>>;
   readonly hasApiKeys: boolean;
-  readonly startupMs: number;
+  /** What starting took: part → milliseconds. */
+  readonly startMs: Readonly<Record<string, number>>;
 }
 
-export function startupSummary({ url, modelNames, engineSummary, hasApiKeys, startupMs }: StartupFacts): string {
+export function startupSummary({ url, modelNames, engineSummary, hasApiKeys, startMs }: StartupFacts): string {
   const name = modelNames[0] ?? '';
   const rows = Object.entries({ model: modelNames.join(', '), ...engineSummary });
   const width = Math.max(...rows.map(([label]) => label.length));
@@ -18,7 +20,9 @@ export function startupSummary({ url, modelNames, engineSummary, hasApiKeys, sta
   return `
 ${rows.map(([label, text]) => `  ${styleText('dim', label.padEnd(width))}  ${text}`).join('\n')}
 
-  Ready in ${(startupMs / 1000).toFixed(1)} s. Chat in the browser, or point an OpenAI client at ${url}/v1:
+  Ready in ${describeLaps(startMs)}.
+
+  Chat in the browser, or point an OpenAI client at ${url}/v1:
 
   ${styleText('bold', url)}
 

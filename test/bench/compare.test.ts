@@ -6,22 +6,26 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compareSystems } from '../../src/cli/bench/compare.ts';
 import { benchCompareSchema } from '../../src/cli/bench/compare-options.ts';
 import { compareResultSchema } from '../../src/cli/bench/compare-result.ts';
+import { XllmError } from '../../src/common/errors.ts';
 import { callJson } from '../../src/cli/bench/http-json.ts';
 import type { Peer } from '../../src/cli/bench/peers/peer.ts';
-import { u32, writeGguf } from '../../src/files/gguf-writer.ts';
+import { modelShapes } from '../../src/files/model-shapes.ts';
+import { synthesiseModel } from '../../src/files/synthesise.ts';
+import type { GgufValue } from '../../src/files/weights-file.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'xllm-compare-'));
 const modelPath = join(folder, 'tiny.gguf');
 afterAll(() => rmSync(folder, { recursive: true }));
 
 beforeAll(async () => {
-  const types = Int32Array.from({ length: 1500 }, (_, id) => (id < 3 ? 3 : 1));
-  const metadata = new Map([
-    ['general.architecture', 'llama'],
-    ['tokenizer.ggml.token_type', types],
-    ['tokenizer.ggml.eos_token_id', u32(2)],
-  ] as const);
-  await writeGguf(modelPath, metadata, [], () => []);
+  const ids = Array.from({ length: 1500 }, (_, id) => id);
+  const tokenizer = new Map<string, GgufValue>([
+    ['tokenizer.ggml.tokens', ids.map((id) => `t${id}`)],
+    ['tokenizer.ggml.token_type', Int32Array.from(ids, (id) => (id < 3 ? 3 : 1))],
+    ['tokenizer.ggml.eos_token_id', 2],
+  ]);
+  const shape = modelShapes['tiny-llama']!;
+  await synthesiseModel({ name: 'tiny', shape, dtype: 'F32', path: modelPath, seed: 0, tokenizer });
 });
 
 let numAsked = 0;
@@ -61,7 +65,8 @@ async function compare(
   const json = join(folder, 'result.json');
   const options = benchCompareSchema.parse({ models: [modelPath], rounds: 2, maxForeignCores: 99, json, ...more });
   const io = { stdout: { write: (part: string) => void (text += part) }, stderr: { write: onLog }, signal, env: {} };
-  const run = compareSystems(systems, options, io, () => Promise.resolve(reference));
+  const seams = { referenceOf: () => Promise.resolve(reference), roofline: () => null };
+  const run = compareSystems(() => systems, options, io, seams);
   const status = await run.catch((error: unknown) => error);
   return { status, text, result: compareResultSchema.parse(JSON.parse(readFileSync(json, 'utf8'))) };
 }
@@ -93,7 +98,7 @@ describe('bench compare', () => {
     const prefill = result.models[0]!.samples.find(({ system }) => system === 'slow')!;
     expect(prefill.value).toBeLessThanOrEqual(512 / 0.2);
     expect(prefill.eventLoopUsPerStep).toBe(250);
-    expect(text).toMatch(/fast +slow +fast \/ slow/);
+    expect(text).toMatch(/fast +slow +best peer +ratio/);
     expect(JSON.stringify(result)).not.toContain(folder);
   });
 
@@ -129,6 +134,37 @@ describe('bench compare', () => {
     expect(String(status)).toMatch(/broken did not start.*no such model/s);
     expect(text).toMatch(/Ended early/);
     expect(result.isPartial).toBe(true);
+  });
+
+  it('leaves out a system that cannot serve the model, and says why', async () => {
+    const refuses: Peer = {
+      name: 'picky',
+      prepare: () => Promise.reject(new XllmError('usage', 'it has no such format')),
+    };
+    const systems = [fakePeer('ours', '--ms-per-token', '0'), refuses];
+    const { status, text, result } = await compare(systems, { rounds: 1, scenarios: ['prefill-512'] });
+    expect(status).toBe(0);
+    expect(result.models[0]?.skipped).toEqual([{ name: 'picky', reason: 'it has no such format' }]);
+    expect(text).toContain('picky: left out: it has no such format');
+  });
+
+  it('measures closed loops in their steady state, and far-off peers once', async () => {
+    const systems = [
+      fakePeer('ours', '--ms-per-token', '1'),
+      fakePeer('near', '--ms-per-token', '1'),
+      fakePeer('far', '--ms-per-token', '20'),
+    ];
+    const more = { scenarios: ['closed-2'], sampleS: 6, rounds: 2 };
+    const { result } = await compare(systems, more);
+    const samples = result.models[0]!.samples;
+    expect(samples.map(({ round, system }) => `${round} ${system}`).sort()).toEqual([
+      ...['0 far', '0 near', '0 ours', '1 near', '1 ours'],
+    ]);
+    // Two sequences of 1 ms per token, 1,000 tokens a second each at most.
+    const [ours] = samples;
+    expect(ours!.value).toBeGreaterThan(0);
+    expect(ours!.value).toBeLessThan(2100);
+    expect(ours!.numWaves).toBe(4);
   });
 
   it('keeps the samples taken before an interrupt', async () => {

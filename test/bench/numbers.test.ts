@@ -16,6 +16,7 @@ describe('docs/numbers.md', () => {
       numFailed: 0,
       ttftMs: 1,
       tpotMs: 1,
+      numWaves: null,
       eventLoopUsPerStep: null,
       foreignCores: 0,
       isDisturbed: false,
@@ -33,11 +34,23 @@ describe('docs/numbers.md', () => {
           threads: 2,
           rounds: 3,
           maxForeignCores: 0.1,
+          sampleS: 20,
+          roofline: { threads: 2, memoryReadGBs: 50, int8Gops: 900, bf16Gflops: null, f32Gflops: 200 },
           isPartial: false,
-          scenarios: [{ id: 'decode', title: 'Decode', unit: 'tok/s' }],
+          scenarios: [
+            {
+              id: 'decode',
+              title: 'Decode',
+              unit: 'tok/s',
+              load: { concurrency: 1, numPrompt: 1, numOutput: 100, meanContext: 0 },
+            },
+          ],
           models: [
             {
               name: 'tiny',
+              spec: 'smollm2-135m-instruct',
+              work: { weightBytes: 1e8, layerElements: 1e8, headElements: 0, kvBytesPerToken: 0, isQuantised: true },
+              skipped: [{ name: 'third', reason: 'it has no such format' }],
               file: 'tiny.gguf',
               bytes: 2 ** 20,
               sha256: '0123456789abcdef0123',
@@ -64,9 +77,15 @@ describe('docs/numbers.md', () => {
     expect(text).toContain('## epyc');
     expect(text).toContain('| machine | EPYC, 2 cores, 24 GiB, avx2 |');
     expect(text).toContain('commit abcdef');
-    expect(text).toContain('| Decode | tok/s | 150 | 100 | 1.50 | - | 0 |');
+    expect(text).toContain('| roofline | 50.0 GB/s read, 900 int8 GOPS on 2 threads |');
+    // 100 tokens take 100 readings of 1e8 bytes, or 2 x 1e8 operations each.
+    expect(text).toContain('| Decode | tok/s | 150 | 100 | other | 1.50 | 2.20 | 4500 | 500 | 30 % | - | 0 | decode |');
+    expect(text).toContain('`xllm bench compare --models smollm2-135m-instruct --scenarios`');
     expect(text).toContain('| other (WRONG) |');
-    expect(text).toContain('- other 1 (requantised): `serve it`\n  - other: WRONG at prompt 1, step 2: 4 instead of 3');
+    expect(text).toContain('- third: left out: it has no such format');
+    expect(text).toContain(
+      '- other 1 (requantised): `serve it`; one stream: `a`\n  - other: WRONG at prompt 1, step 2: 4 instead of 3',
+    );
     expect(text).toContain('4 samples were rejected.');
   });
 });

@@ -16,10 +16,8 @@ interface Outcome {
 
 /** Everybody talks at once, thinks for a while, and sends the whole conversation again with more at its end. */
 async function converse(policy: string, numInstances: number): Promise<Outcome> {
-  const cluster = await startCluster(
-    numInstances,
-    ...['--routing-policy', policy, '--block-size', '64', '--time-scale', '0.1', '--max-model-len', '4096'],
-  );
+  const engine = ['--block-size', '64', '--time-scale', '0.1', '--max-model-len', '4096'];
+  const cluster = await startCluster(numInstances, '--routing-policy', policy, ...engine);
   const timesMs: number[] = [];
   try {
     await Promise.all(

@@ -36,7 +36,11 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   enablePrefixCaching: true,
   blockSize: 16,
   kvLayout: 'auto',
+  kvCacheDtype: 'auto',
   instancesOnHost: 1,
+  cacheFolder: '',
+  weightsCacheLimit: 0,
+  weightsMemory: 'auto',
   ...setting,
 });
 

@@ -126,6 +126,13 @@ export class FakeEngine implements EngineClient {
     this.#model = this.#newModel();
   }
 
+  /** Drops what it recorded and cached of past requests. */
+  forget(): void {
+    this.requests.length = 0;
+    this.aborts.length = 0;
+    this.#seenPrompts.clear();
+  }
+
   close(): void {
     this.#running.clear();
   }

@@ -4,6 +4,7 @@ import { createReadStream, existsSync, mkdirSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { XllmError } from '../../common/errors.ts';
+import type { DType } from '../../files/dtype.ts';
 import type { WritableDType } from '../../files/encode-tensor.ts';
 import { type ModelShape, modelShapes } from '../../files/model-shapes.ts';
 import { openWeights } from '../../files/open-weights.ts';
@@ -12,6 +13,7 @@ import { resolveModel } from '../../files/resolve/resolve-model.ts';
 import { type Environment, modelSettings } from '../../files/resolve/settings.ts';
 import { synthesiseModel } from '../../files/synthesise.ts';
 import type { GgufFile } from '../../files/weights-file.ts';
+import { type ModelWork, modelWork } from './work.ts';
 
 export interface CompareModel {
   readonly name: string;
@@ -22,6 +24,9 @@ export interface CompareModel {
   readonly vocabSize: number;
   /** Control tokens: some systems end there, others go on. */
   readonly stopIds: ReadonlySet<number>;
+  /** Of most of its weights. */
+  readonly matrixDType: DType;
+  readonly work: ModelWork;
 }
 
 /** llama.cpp's token types (`tokenizer.ggml.token_type`). */
@@ -85,7 +90,9 @@ async function inspectModel(name: string, path: string): Promise<CompareModel> {
   try {
     if (file.kind !== 'gguf') throw new XllmError('usage', `${path}: systems are compared on one GGUF file`);
     const { size } = await stat(path);
-    return { name, path, bytes: size, sha256: await sha256Of(path), ...tokensOf(file, path) };
+    const sha256 = await sha256Of(path);
+    const work = await modelWork(file);
+    return { name, path, bytes: size, sha256, ...tokensOf(file, path), matrixDType: matrixDType(file), work };
   } finally {
     file.close();
   }
@@ -100,6 +107,13 @@ function tokensOf({ metadata }: GgufFile, path: string): Pick<CompareModel, 'voc
     vocabSize: types.lastIndexOf(NORMAL_TOKEN) + 1,
     stopIds: new Set(typeof eos === 'number' ? [...control, eos] : control),
   };
+}
+
+function matrixDType(file: GgufFile): DType {
+  const matrices = [...file.tensors.values()].filter(({ shape }) => shape.length === 2);
+  const byDType = Map.groupBy(matrices, ({ dtype }) => dtype);
+  const [most] = [...byDType].sort(([, a], [, b]) => b.length - a.length);
+  return most?.[0] ?? 'F32';
 }
 
 async function sha256Of(path: string): Promise<string> {

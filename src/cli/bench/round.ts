@@ -6,7 +6,15 @@ import { runLoad } from './load.ts';
 import { summarise } from './metrics.ts';
 import type { PreparedPeer, ServerShape, StepTotals } from './peers/peer.ts';
 import { type RunningServer, startServer } from './peers/server.ts';
-import { type Scenario, scenarioRequests } from './scenarios.ts';
+import type { BenchRequest } from './prompts.ts';
+import {
+  type FiniteScenario,
+  type Scenario,
+  type SteadyScenario,
+  scenarioRequests,
+  steadyRequest,
+} from './scenarios.ts';
+import { runSteady, summariseSteady } from './steady.ts';
 import { StreamClient } from './stream-client.ts';
 import { endpointUrl, firstModel, requestBody } from './target.ts';
 
@@ -16,40 +24,60 @@ export interface RoundSettings {
   readonly threads: number;
   readonly maxForeignCores: number;
   readonly maxAttempts: number;
+  /** Longest time that a steady loop is counted. */
+  readonly sampleS: number;
   readonly signal: AbortSignal;
   readonly log: (line: string) => void;
 }
 
 const REQUEST_TIMEOUT_MS = 600_000;
+/** For a server to notice that the last steady loop's requests were given up. */
+const SETTLE_MS = 500;
+
+export interface RoundSink {
+  onSample(sample: Sample): void;
+  /** Attempts thrown away because other processes used a core. */
+  onRejected(count: number): void;
+}
 
 /**
  * Runs the scenarios of one shape on every system before those of the next shape, so that rivals' samples lie close
- * together in time. Resolves to the number of rejected attempts; every sample goes to `onSample`.
+ * together in time; a system that is started in the same way for both runs all of them at once. `isWanted`: whether a
+ * system is measured in a scenario.
  */
 export async function runRound(
   round: number,
   order: readonly PreparedPeer[],
+  isWanted: (system: string, scenario: Scenario) => boolean,
   settings: RoundSettings,
-  onSample: (sample: Sample) => void,
-): Promise<number> {
-  let numRejected = 0;
-  for (const shape of ['single', 'batch'] satisfies ServerShape[]) {
-    const scenarios = settings.scenarios.filter((scenario) => scenario.shape === shape);
-    if (scenarios.length === 0) continue;
+  sink: RoundSink,
+): Promise<void> {
+  for (const pass of ['single', 'batch'] satisfies ServerShape[]) {
     for (const peer of order) {
-      await using server = await startServer(peer, { shape, threads: settings.threads }, settings.signal);
+      const scenarios = settings.scenarios.filter(
+        (scenario) =>
+          isWanted(peer.name, scenario) && (hasOneShape(peer, settings.threads) ? 'single' : scenario.shape) === pass,
+      );
+      if (scenarios.length === 0) continue;
+      await using server = await startServer(peer, { shape: pass, threads: settings.threads }, settings.signal);
       const model = await firstModel(server.url, {}, settings.signal);
       const target: Target = { peer, server, model };
       await warmUp(target, settings);
       for (const scenario of scenarios) {
-        const attempts = await sampleQuietly(target, scenario, round, settings);
-        numRejected += attempts.numRejected;
-        onSample(attempts.sample);
-        settings.log(describe(attempts.sample, scenario));
+        const { sample, numRejected } = await sampleQuietly(target, scenario, round, settings);
+        sink.onRejected(numRejected);
+        sink.onSample(sample);
+        settings.log(describe(sample, scenario));
       }
     }
   }
-  return numRejected;
+}
+
+function hasOneShape(peer: PreparedPeer, threads: number): boolean {
+  const [single, batch] = (['single', 'batch'] as const).map((shape) =>
+    JSON.stringify(peer.command({ shape, port: 0, threads })),
+  );
+  return single === batch;
 }
 
 interface Target {
@@ -60,9 +88,23 @@ interface Target {
 
 /** One short request: graphs, buffers and caches are built before anything counts. */
 async function warmUp(target: Target, settings: RoundSettings): Promise<void> {
-  const scenario = { ...settings.scenarios[0]!, id: 'warm-up', numRequests: 1, maxConcurrency: 1, prefixLen: 0 };
-  await measure(target, { ...scenario, inputLen: 64, outputLen: 8 }, 'warm-up', settings);
+  await measureFinite(target, warmUpScenario, 'warm-up', settings);
 }
+
+const warmUpScenario: FiniteScenario = {
+  kind: 'finite',
+  id: 'warm-up',
+  title: '',
+  unit: '',
+  shape: 'single',
+  maxConcurrency: 1,
+  numRequests: 1,
+  prefixLen: 0,
+  inputLen: 64,
+  outputLen: 8,
+  numPromptCounted: 64,
+  figure: ({ outputTokensPerS }) => outputTokensPerS,
+};
 
 function describe({ system, round, value, foreignCores, isDisturbed }: Sample, { id, unit }: Scenario): string {
   const figure = value === null ? 'failed' : `${value.toFixed(1)} ${unit}`;
@@ -94,23 +136,35 @@ async function sampleQuietly(
 type Measured = Omit<Sample, 'scenario' | 'system' | 'round' | 'isDisturbed'>;
 
 async function measure(
-  { peer, server, model }: Target,
+  target: Target,
   scenario: Scenario,
   sampleName: string,
-  { vocabSize, signal }: RoundSettings,
+  settings: RoundSettings,
 ): Promise<Measured> {
-  const requests = scenarioRequests(scenario, vocabSize, sampleName);
-  const body = { endpoint: 'completions', model, temperature: 0, isEosIgnored: true, extra: {} } as const;
-  const bodies = requests.map((request) => requestBody(request, body));
-  const target = {
-    url: endpointUrl(server.url, 'completions'),
-    headers: {},
-    isKeepAlive: peer.isKeepAlive,
-    timeoutMs: REQUEST_TIMEOUT_MS,
-  };
-  const client = new StreamClient(target, systemClock);
-  const stepsBefore = await peer.stepTotals(server.url, signal);
+  const { peer, server } = target;
+  const stepsBefore = await peer.stepTotals(server.url, settings.signal);
   const meter = new CpuMeter();
+  const figures =
+    scenario.kind === 'finite'
+      ? await measureFinite(target, scenario, sampleName, settings)
+      : await measureSteady(target, scenario, sampleName, settings);
+  const foreignCores = meter.foreignCores();
+  settings.signal.throwIfAborted();
+  const stepsAfter = await peer.stepTotals(server.url, settings.signal);
+  return { ...figures, eventLoopUsPerStep: costPerStep(stepsBefore, stepsAfter), foreignCores };
+}
+
+type Figures = Omit<Measured, 'eventLoopUsPerStep' | 'foreignCores'>;
+
+async function measureFinite(
+  target: Target,
+  scenario: FiniteScenario,
+  sampleName: string,
+  { vocabSize, signal }: RoundSettings,
+): Promise<Figures> {
+  const requests = scenarioRequests(scenario, vocabSize, sampleName);
+  const bodies = requests.map((request) => bodyOf(target, request));
+  const client = clientOf(target);
   const plan = {
     numRequests: requests.length,
     arrivalMs: new Float64Array(requests.length),
@@ -122,10 +176,8 @@ async function measure(
     systemClock,
     signal,
   );
-  const foreignCores = meter.foreignCores();
   client.close();
   signal.throwIfAborted();
-  const stepsAfter = await peer.stepTotals(server.url, signal);
   const summary = summarise(load.records, load.durationMs);
   return {
     // A system that drops requests has less to do: no figure then.
@@ -133,9 +185,52 @@ async function measure(
     numFailed: summary.failed,
     ttftMs: summary.ttftMs?.mean ?? null,
     tpotMs: summary.tpotMs?.mean ?? null,
-    eventLoopUsPerStep: costPerStep(stepsBefore, stepsAfter),
-    foreignCores,
+    numWaves: null,
   };
+}
+
+async function measureSteady(
+  target: Target,
+  scenario: SteadyScenario,
+  sampleName: string,
+  { vocabSize, sampleS, signal }: RoundSettings,
+): Promise<Figures> {
+  const { maxConcurrency: concurrency, outputLen, numWaves } = scenario;
+  const client = clientOf(target);
+  const load = await runSteady(
+    { concurrency, outputLen, numCompletions: numWaves * concurrency, maxMs: sampleS * 1000 },
+    (index, maxTokens, ending, onFirstToken) => {
+      const request = steadyRequest(scenario, vocabSize, sampleName, index);
+      return client.send(bodyOf(target, { ...request, maxTokens }), request.promptTokens, 0, ending, onFirstToken);
+    },
+    systemClock,
+    signal,
+  );
+  client.close();
+  await systemClock.sleep(SETTLE_MS, signal);
+  const summary = summariseSteady(load);
+  const numFailed = load.records.filter(({ outcome }) => outcome === 'failed').length;
+  return {
+    value: numFailed > 0 ? null : summary.outputTokensPerS,
+    numFailed,
+    ttftMs: summary.ttftMs,
+    tpotMs: summary.tpotMs,
+    numWaves: summary.numCompletions / concurrency,
+  };
+}
+
+function bodyOf({ model }: Target, request: BenchRequest): string {
+  return requestBody(request, { endpoint: 'completions', model, temperature: 0, isEosIgnored: true, extra: {} });
+}
+
+function clientOf({ peer, server }: Target): StreamClient {
+  const target = {
+    url: endpointUrl(server.url, 'completions'),
+    headers: {},
+    isKeepAlive: peer.isKeepAlive,
+    timeoutMs: REQUEST_TIMEOUT_MS,
+  };
+  return new StreamClient(target, systemClock);
 }
 
 function costPerStep(before: StepTotals | null, after: StepTotals | null): number | null {

@@ -48,6 +48,11 @@ class StreamState {
   usage: NonNullable<Chunk['usage']> | null = null;
   error = '';
   isDone = false;
+  readonly #onFirstToken: (() => void) | undefined;
+
+  constructor(onFirstToken: (() => void) | undefined) {
+    this.#onFirstToken = onFirstToken;
+  }
 
   /** One event's data, read at `nowMs`. */
   take(data: string, nowMs: number): void {
@@ -63,7 +68,10 @@ class StreamState {
       return;
     }
     const choice = chunk.choices?.[0];
-    if (choice !== undefined && isToken(choice)) this.chunkMs.push(nowMs);
+    if (choice !== undefined && isToken(choice)) {
+      this.chunkMs.push(nowMs);
+      if (this.chunkMs.length === 1) this.#onFirstToken?.();
+    }
     if (chunk.usage) this.usage = chunk.usage;
     if (chunk.error !== undefined) this.error = JSON.stringify(chunk.error).slice(0, MAX_ERROR_CHARS);
   }
@@ -88,10 +96,16 @@ export class StreamClient {
 
   /**
    * Never rejects: what goes wrong becomes a record with outcome `failed`, an abort one with `aborted`.
-   * `promptTokens` stands in where the server reports no usage.
+   * `promptTokens` stands in where the server reports no usage. `onFirstToken` is called when the first chunk is in.
    */
-  send(body: string, promptTokens: number, queueMs: number, signal: AbortSignal): Promise<RequestRecord> {
-    const state = new StreamState();
+  send(
+    body: string,
+    promptTokens: number,
+    queueMs: number,
+    signal: AbortSignal,
+    onFirstToken?: () => void,
+  ): Promise<RequestRecord> {
+    const state = new StreamState(onFirstToken);
     const { promise, resolve } = Promise.withResolvers<RequestRecord>();
     const startMs = this.#clock.now();
     const finish = (outcome: RequestRecord['outcome'], error: string): void => {

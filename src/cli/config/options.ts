@@ -1,4 +1,5 @@
 // Owns every option of every command: one zod schema each, from which flags, variables, config keys, help and docs come.
+import { kvCacheDtypes } from '../../engine/step/kv-cache-dtype.ts';
 import { z } from 'zod';
 import { policyNames } from '../../service/routing/policies.ts';
 
@@ -16,10 +17,7 @@ const count = z.number().int().min(1);
 const port = z.number().int().min(0).max(65_535);
 
 const modelOptions = {
-  cache: z
-    .string()
-    .optional()
-    .describe('Where downloaded models and compiled caches live (default: XDG cache folder).'),
+  cache: z.string().optional().describe('Where downloaded models and packed weights live (default: XDG cache folder).'),
   offline: z.boolean().default(false).describe('Never use the network.'),
 };
 
@@ -68,14 +66,22 @@ const engineOptions = {
   schedulingPolicy: z.enum(['fcfs', 'priority']).default('fcfs').describe('Order of waiting requests.'),
   asyncScheduling: z.boolean().default(true).describe('Plan the next step while the current one computes.'),
   enablePrefixCaching: z.boolean().default(true).describe('Share KV of equal prompt prefixes.'),
-  blockSize: z
-    .literal([8, 16, 32, 64, 128, 256, 512])
-    .default(16)
-    .describe('Tokens per KV block; more than 64 only with --device timed.'),
+  blockSize: z.literal([16, 32, 64, 128, 256, 512]).default(16).describe('Tokens per KV block.'),
   kvLayout: z
     .enum(['auto', 'xtensor', 'blocks'])
     .default('auto')
     .describe('xtensor: one virtual range per sequence. blocks: lists of pages. auto chooses and says so.'),
+  weightsMemory: z
+    .enum(['auto', 'mapped', 'huge-pages'])
+    .default('auto')
+    .describe('mapped: cached weights are shared by instances. huge-pages: read into memory of this one.'),
+  weightsCacheLimit: bytes
+    .prefault('20GiB')
+    .describe('Most disk space for weights packed for the kernels; the oldest make room. 0: none are cached.'),
+  kvCacheDtype: z
+    .enum(kvCacheDtypes)
+    .default('auto')
+    .describe('Elements of cached keys and values. auto: float16, or float32 with --dtype float32.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 

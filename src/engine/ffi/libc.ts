@@ -12,7 +12,16 @@ export const MAP = {
   noreserve: 0x4000,
   populate: 0x8000,
 } as const;
-export const MADV = { dontneed: 4, hugepage: 14, nohugepage: 15, populateWrite: 23, collapse: 25 } as const;
+export const MADV = {
+  dontneed: 4,
+  hugepage: 14,
+  nohugepage: 15,
+  populateRead: 22,
+  populateWrite: 23,
+  collapse: 25,
+} as const;
+/** Of sys/file.h. */
+export const LOCK = { shared: 1, exclusive: 2, nonBlocking: 4 } as const;
 export const PAGE_BYTES = 4096;
 
 type NativeFunction = ReturnType<ReturnType<typeof koffi.load>['func']>;
@@ -115,6 +124,17 @@ export async function madviseAsync(address: Address, numBytes: number, advice: n
   });
 }
 
+/**
+ * flock(2) without waiting; the lock ends with the descriptor. False: another descriptor holds one that excludes it.
+ * Throws SystemError (ENOLCK, EOPNOTSUPP: this file system has no locks).
+ */
+export function tryFlock(fd: number, operation: number): boolean {
+  if (libc('int flock(int, int)')(fd, operation | LOCK.nonBlocking) === 0) return true;
+  const error = new SystemError('flock');
+  if (error.errno === 'EAGAIN' || error.errno === 'EWOULDBLOCK') return false;
+  throw error;
+}
+
 /** close(2) for descriptors that Node does not own. Throws SystemError. */
 export function closeFd(fd: number): void {
   check(libc('int close(int)')(fd), 'close');
@@ -160,4 +180,18 @@ export function allowedCpus(): number[] {
     if ((mask[cpu >> 3]! >> (cpu & 7)) & 1) cpus.push(cpu);
   }
   return cpus;
+}
+
+/** Starts a thread in native code: `void *entry(void *argument)`. Returns its handle. Throws an Error with the number. */
+export function createThread(entry: Address, argument: Address): number {
+  const handle = new BigUint64Array(1);
+  const create = libc('int pthread_create(_Out_ uint64_t *, intptr_t, intptr_t, intptr_t)');
+  const status = Number(create(handle, 0, entry, argument));
+  if (status !== 0) throw new Error(`pthread_create failed: error ${status}`);
+  return Number(handle[0]);
+}
+
+/** Waits for the thread to return. */
+export function joinThread(handle: number): void {
+  libc('int pthread_join(uint64_t, intptr_t)')(handle, 0);
 }

@@ -16,9 +16,12 @@ export interface CacheGroup {
 /** `window`: a token attends to itself and the `numTokens - 1` before it; older pages are given back. */
 export type CacheKind = { readonly type: 'paged' } | { readonly type: 'window'; readonly numTokens: number };
 
-export type KvElement = 'f16' | 'f32';
+/** `int8`: multiples of a scale that each token's head has for itself. Only emitted kernels know `bf16` and `int8`. */
+export type KvElement = 'f16' | 'bf16' | 'f32' | 'int8';
 
-export const kvElementBytes: Readonly<Record<KvElement, number>> = { f16: 2, f32: 4 };
+export const kvElementBytes: Readonly<Record<KvElement, number>> = { f16: 2, bf16: 2, f32: 4, int8: 1 };
+/** A float for each token, head and K or V. */
+export const kvScaleBytes: Readonly<Record<KvElement, number>> = { f16: 0, bf16: 0, f32: 0, int8: 4 };
 
 /** First position that the token at `position` still reads. */
 export function firstReadPosition(kind: CacheKind, position: number): number {

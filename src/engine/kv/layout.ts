@@ -1,5 +1,10 @@
-// Owns the byte layout of a page: [layer][K|V][kv head][token][head dim], padded to whole memory pages.
-import { type CacheGroup, kvElementBytes } from './cache-group.ts';
+// Owns the byte layout of a page: [layer][K|V][kv head]{ a block of tokens }, padded to whole memory pages.
+import { type CacheGroup, kvElementBytes, kvScaleBytes } from './cache-group.ts';
+
+/*
+ * What stands in a head's block is for the attention path to choose, and part of the numerics id: ggml's keeps
+ * [token][head dim]; emitted kernels keep tiles of 16 tokens, keys turned (engine/jit/kernels/abi.ts).
+ */
 
 /** Mappings and the pool's pages are multiples of this (x86-64 and most arm64 systems). */
 const mappingBytes = 4096;
@@ -8,7 +13,7 @@ const mappingBytes = 4096;
 export interface PageLayout {
   readonly blockTokens: number;
   readonly elementBytes: number;
-  /** Between a head's consecutive tokens. */
+  /** One token's share of a head's block, its scale included. */
   readonly keyTokenBytes: number;
   readonly valueTokenBytes: number;
   /** Between heads of one layer: `blockTokens` tokens. */
@@ -23,8 +28,9 @@ export interface PageLayout {
 
 export function pageLayout(group: CacheGroup, blockTokens: number): PageLayout {
   const elementBytes = kvElementBytes[group.element];
-  const keyTokenBytes = group.keyDim * elementBytes;
-  const valueTokenBytes = group.valueDim * elementBytes;
+  const scaleBytes = kvScaleBytes[group.element];
+  const keyTokenBytes = group.keyDim * elementBytes + scaleBytes;
+  const valueTokenBytes = group.valueDim === 0 ? 0 : group.valueDim * elementBytes + scaleBytes;
   const keyHeadBytes = keyTokenBytes * blockTokens;
   const valueHeadBytes = valueTokenBytes * blockTokens;
   const valueOffset = keyHeadBytes * group.numKvHeads;

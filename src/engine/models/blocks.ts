@@ -1,45 +1,11 @@
 // Owns the decoder that all architectures are variants of: what a layer computes, given its weights.
 // Legend: T tokens, O output tokens, D hidden size, H heads, G key/value heads, K head dim, F feed-forward size, V vocabulary.
 import type { Graph } from '../tensor/graph.ts';
-import { add, columns, gated, getRows, type Rope, rmsNorm, rope, scale, splitHeads } from '../tensor/ops.ts';
-import type { Matrix } from '../tensor/products.ts';
+import { add, columns, gated, getRows, multiply, type Rope, rmsNorm, rope, scale, splitHeads } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { ModelConfig } from './config.ts';
-
-export interface Linear {
-  /** [N,D] */
-  readonly weight: Matrix;
-  /** [N] */
-  readonly bias: Tensor | null;
-}
-
-/** Products with the same input: one matrix of all rows below each other where their formats agree, else several. */
-export type Stacked = readonly Linear[];
-
-export interface LayerWeights {
-  readonly attnNorm: Tensor;
-  /** q [H*K], k [G*K], v [G*K] */
-  readonly qkv: Stacked;
-  /** [K], over each head */
-  readonly qNorm: Tensor | null;
-  readonly kNorm: Tensor | null;
-  readonly attnOutput: Linear;
-  readonly attnPostNorm: Tensor | null;
-  readonly ffnNorm: Tensor;
-  /** gate [F], up [F] */
-  readonly gateUp: Stacked;
-  readonly down: Linear;
-  readonly ffnPostNorm: Tensor | null;
-  readonly rope: Rope;
-}
-
-export interface ModelWeights {
-  /** [V,D] */
-  readonly embedding: Tensor;
-  readonly layers: readonly LayerWeights[];
-  readonly outputNorm: Tensor;
-  readonly head: Linear;
-}
+import type { GraphModel } from './graph-model.ts';
+import type { LayerWeights, Linear, ModelWeights, Stacked } from './weights.ts';
 
 export interface StepInputs {
   /** I32 [T] */
@@ -59,8 +25,7 @@ export interface Attention {
 /** → hidden states of the output tokens after the final norm, [O,D]. `observe` sees each layer's input: tests. */
 export function forward(
   g: Graph,
-  config: ModelConfig,
-  weights: ModelWeights,
+  { config, weights, ropes }: GraphModel,
   inputs: StepInputs,
   attention: Attention,
   observe: (x: Tensor, layer: number) => void = () => {},
@@ -69,7 +34,7 @@ export function forward(
   if (config.embeddingScale !== 1) x = scale(g, x, config.embeddingScale);
   for (const [index, layer] of weights.layers.entries()) {
     observe(x, index);
-    let mixed = attentionHalf(g, config, layer, index, x, inputs.positions, attention); // [T,H*K]
+    let mixed = attentionHalf(g, config, layer, ropes[index]!, index, x, inputs.positions, attention); // [T,H*K]
     // What follows the last attention is needed for output tokens only.
     if (index === weights.layers.length - 1 && inputs.outputTokens) {
       mixed = getRows(g, mixed, inputs.outputTokens); // [O,H*K]
@@ -82,14 +47,15 @@ export function forward(
 }
 
 /** hidden [O,D] → logits [O,V] */
-export function head(g: Graph, weights: ModelWeights, hidden: Tensor): Tensor {
+export function head(g: Graph, weights: ModelWeights<Tensor>, hidden: Tensor): Tensor {
   return linear(g, hidden, weights.head);
 }
 
 function attentionHalf(
   g: Graph,
   config: ModelConfig,
-  layer: LayerWeights,
+  layer: LayerWeights<Tensor>,
+  ropeOf: Rope,
   index: number,
   x: Tensor,
   positions: Tensor,
@@ -100,12 +66,12 @@ function attentionHalf(
   const [q, k, v] = project(g, normed, layer.qkv, [H * K, G * K, G * K]) as [Tensor, Tensor, Tensor];
   const heads = (flat: Tensor, count: number, norm: Tensor | null): Tensor => {
     const split = splitHeads(g, flat, count); // [T,count,K]
-    return rope(g, norm ? rmsNorm(g, split, norm, normEps) : split, positions, layer.rope);
+    return rope(g, norm ? rmsNorm(g, split, norm, normEps) : split, positions, ropeOf);
   };
   return attention.attend(g, index, heads(q, H, layer.qNorm), heads(k, G, layer.kNorm), splitHeads(g, v, G));
 }
 
-function feedForward(g: Graph, config: ModelConfig, layer: LayerWeights, x: Tensor): Tensor {
+function feedForward(g: Graph, config: ModelConfig, layer: LayerWeights<Tensor>, x: Tensor): Tensor {
   const normed = rmsNorm(g, x, layer.ffnNorm, config.normEps);
   const products = layer.gateUp.map((part) => linear(g, normed, part));
   const [gate, up] = products as [Tensor, Tensor | undefined]; // [T,2F], or [T,F] each
@@ -113,13 +79,13 @@ function feedForward(g: Graph, config: ModelConfig, layer: LayerWeights, x: Tens
 }
 
 /** x [T,D] · weightᵀ + bias → [T,N] */
-function linear(g: Graph, x: Tensor, { weight, bias }: Linear): Tensor {
-  const product = weight.multiply(g, x);
+function linear(g: Graph, x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
+  const product = multiply(g, x, weight);
   return bias ? add(g, product, bias) : product;
 }
 
 /** x [T,D] → one [T,width] each; views where the matrices are stacked. */
-function project(g: Graph, x: Tensor, stacked: Stacked, widths: readonly number[]): Tensor[] {
+function project(g: Graph, x: Tensor, stacked: Stacked<Tensor>, widths: readonly number[]): Tensor[] {
   const products = stacked.map((part) => linear(g, x, part));
   const [only] = products;
   if (products.length > 1 || !only) return products;

@@ -1,21 +1,12 @@
 // Owns the list of what to load for a model, and its assembly into layers once that is in memory.
 import { invariant, XllmError } from '../../common/errors.ts';
 import type { TensorInfo, WeightsFile } from '../../files/weights-file.ts';
-import type { Rope } from '../tensor/ops.ts';
-import type { EmittedProducts, Matrix } from '../tensor/products.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import type { PackingOf } from '../tensor/packing.ts';
 import { type DTypePolicy, targetType } from '../weights/dtype-policy.ts';
-import type { WeightRequest } from '../weights/weight-loader.ts';
-import type { LayerWeights, Linear, ModelWeights, Stacked } from './blocks.ts';
-import type { ModelConfig, RopeConfig } from './config.ts';
+import type { WeightRequest } from '../weights/weight-plan.ts';
+import type { ModelConfig } from './config.ts';
 import { type LayerPart, tensorNames } from './names.ts';
-
-/** What was loaded, by number of request. */
-export interface Loaded {
-  readonly tensor: (request: number) => Tensor;
-  readonly matrix: (request: number) => Matrix;
-  readonly rope: (rope: RopeConfig) => Rope;
-}
+import type { LayerWeights, Linear, ModelWeights } from './weights.ts';
 
 /** Collects what to load and checks each tensor's shape; requests are known by number until they are loaded. */
 export class LoadPlan {
@@ -28,13 +19,13 @@ export class LoadPlan {
   readonly config: ModelConfig;
   readonly file: WeightsFile;
   readonly #dtype: DTypePolicy;
-  readonly #emitted: EmittedProducts | null;
+  readonly #packing: PackingOf;
 
-  constructor(file: WeightsFile, config: ModelConfig, dtype: DTypePolicy, emitted: EmittedProducts | null) {
+  constructor(file: WeightsFile, config: ModelConfig, dtype: DTypePolicy, packing: PackingOf) {
     this.file = file;
     this.config = config;
     this.#dtype = dtype;
-    this.#emitted = emitted;
+    this.#packing = packing;
   }
 
   has(name: string): boolean {
@@ -50,18 +41,33 @@ export class LoadPlan {
     return this.has(name) ? this.vector(name, length, add) : null;
   }
 
-  /** [rows, columns], of which rows are read. */
+  /**
+   * Two matrices [rows, columns] whose product becomes act(gate) * up: as one where kernels take that, else as `stacked`.
+   */
+  gated(names: readonly [gate: string, up: string], rows: number, columns: number): Linear<number>[] {
+    const sources = names.map((name) => this.#find(`${name}.weight`, [rows, columns]));
+    const types = new Set(sources.map((info) => targetType(info, this.#dtype)));
+    const [type] = types;
+    const hasBias = names.some((name) => this.has(`${name}.bias`));
+    const packing = type && types.size === 1 && !hasBias ? this.#packing(type, true) : null;
+    if (!packing) return this.stacked(names, [rows, rows], columns);
+    return [{ weight: this.#request(sources, 0, packing), bias: null }];
+  }
+
+  /** [rows, columns] of which rows are read. */
   table(name: string, rows: number, columns: number): number {
-    return this.#request([this.#find(`${name}.weight`, [rows, columns])]);
+    return this.#matrix([this.#find(`${name}.weight`, [rows, columns])], false);
+  }
+
+  /** One of `stacked`. */
+  linear(name: string, rows: number, columns: number, isFine = false): Linear<number> {
+    const [only] = this.stacked([name], [rows], columns, isFine);
+    invariant(only, 'no product');
+    return only;
   }
 
   /** [rows, columns] each, multiplied with; stacked where their formats agree and either all or none have a bias. */
-  stacked(
-    names: readonly string[],
-    rows: readonly number[],
-    columns: number,
-    isFine = false,
-  ): { weight: number; bias: number | null }[] {
+  stacked(names: readonly string[], rows: readonly number[], columns: number, isFine = false): Linear<number>[] {
     const weights = names.map((name, i) => this.#find(`${name}.weight`, [rows[i] ?? 0, columns]));
     const biases = names.map((name, i) =>
       this.has(`${name}.bias`) ? this.#find(`${name}.bias`, [rows[i] ?? 0]) : null,
@@ -79,19 +85,10 @@ export class LoadPlan {
     });
   }
 
-  /** Whether the matrix is laid out in another way for products than its rows are read. */
-  packs(name: string): boolean {
-    const info = this.file.tensors.get(`${name}.weight`);
-    return info !== undefined && this.#packing(info) !== null;
-  }
-
-  #packing(info: TensorInfo): WeightRequest['packing'] {
-    return this.#emitted?.packing(targetType(info, this.#dtype)) ?? null;
-  }
-
   #matrix(sources: readonly TensorInfo[], isFine: boolean): number {
     const [first] = sources;
-    const request = this.#request(sources, 0, first ? this.#packing(first) : null);
+    const packing = first ? this.#packing(targetType(first, this.#dtype), false) : null;
+    const request = this.#request(sources, 0, packing);
     if (isFine) this.fine.add(request);
     return request;
   }
@@ -116,56 +113,24 @@ export class LoadPlan {
   }
 }
 
-/** Requests every weight; the result assembles them once they are loaded. */
-export function planWeights(plan: LoadPlan): (loaded: Loaded) => ModelWeights {
+/** Requests every weight; the result names the requests. */
+export function planWeights(plan: LoadPlan): ModelWeights<number> {
   const { config, file } = plan;
   const names = tensorNames(file);
-  const D = config.hiddenSize;
+  const [V, D] = [config.vocabSize, config.hiddenSize];
   const { embedding, outputNorm, head } = names.model;
-  const embeddingAt = plan.table(embedding, config.vocabSize, D);
-  const outputNormAt = plan.vector(`${outputNorm}.weight`, D, config.normOffset);
-  // Without a head of its own the model uses the embeddings, whose rows must stay readable.
-  const headName = plan.has(`${head}.weight`) ? head : embedding;
-  const headAt =
-    headName === head || plan.packs(embedding)
-      ? plan.stacked([headName], [config.vocabSize], D, true)
-      : [{ weight: embeddingAt, bias: null }];
-  const layersAt = config.layers.map((_, index) => planLayer(plan, (part) => names.layer(index, part)));
-
-  return (loaded) => {
-    const optional = (at: number | null) => (at === null ? null : loaded.tensor(at));
-    const linears = (at: readonly { weight: number; bias: number | null }[]): Stacked =>
-      at.map(({ weight, bias }) => ({ weight: loaded.matrix(weight), bias: optional(bias) }));
-    const one = (at: readonly { weight: number; bias: number | null }[]): Linear => {
-      const [only] = linears(at);
-      invariant(only, 'no product');
-      return only;
-    };
-    const layers = layersAt.map(
-      (at, index): LayerWeights => ({
-        attnNorm: loaded.tensor(at.attnNorm),
-        qkv: linears(at.qkv),
-        qNorm: optional(at.qNorm),
-        kNorm: optional(at.kNorm),
-        attnOutput: one(at.attnOutput),
-        attnPostNorm: optional(at.attnPostNorm),
-        ffnNorm: loaded.tensor(at.ffnNorm),
-        gateUp: linears(at.gateUp),
-        down: one(at.down),
-        ffnPostNorm: optional(at.ffnPostNorm),
-        rope: loaded.rope(config.layers[index]!.rope),
-      }),
-    );
-    return {
-      embedding: loaded.tensor(embeddingAt),
-      layers,
-      outputNorm: loaded.tensor(outputNormAt),
-      head: one(headAt),
-    };
+  // Without a head of its own the model uses the embeddings.
+  const isTied = !plan.has(`${head}.weight`);
+  const headAt = plan.linear(isTied ? embedding : head, V, D, true);
+  return {
+    embedding: isTied ? headAt.weight : plan.table(embedding, V, D),
+    layers: config.layers.map((_, index) => planLayer(plan, (part) => names.layer(index, part))),
+    outputNorm: plan.vector(`${outputNorm}.weight`, D, config.normOffset),
+    head: headAt,
   };
 }
 
-function planLayer(plan: LoadPlan, name: (part: LayerPart) => string) {
+function planLayer(plan: LoadPlan, name: (part: LayerPart) => string): LayerWeights<number> {
   const { hiddenSize: D, ffnSize: F, numHeads, numKvHeads, headDim: K, normOffset } = plan.config;
   const [Q, KV] = [numHeads * K, numKvHeads * K];
   const norm = (part: LayerPart, length: number) => plan.vector(`${name(part)}.weight`, length, normOffset);
@@ -176,11 +141,11 @@ function planLayer(plan: LoadPlan, name: (part: LayerPart) => string) {
     qkv: plan.stacked([name('q'), name('k'), name('v')], [Q, KV, KV], D, true),
     qNorm: optionalNorm('qNorm', K),
     kNorm: optionalNorm('kNorm', K),
-    attnOutput: plan.stacked([name('attnOutput')], [D], Q, true),
+    attnOutput: plan.linear(name('attnOutput'), D, Q, true),
     attnPostNorm: optionalNorm('attnPostNorm', D),
     ffnNorm: norm('ffnNorm', D),
-    gateUp: plan.stacked([name('gate'), name('up')], [F, F], D),
-    down: plan.stacked([name('down')], [D], F),
+    gateUp: plan.gated([name('gate'), name('up')], F, D),
+    down: plan.linear(name('down'), D, F),
     ffnPostNorm: optionalNorm('ffnPostNorm', D),
   };
 }

@@ -1,21 +1,24 @@
 // Owns how the two kinds of files name a decoder's tensors.
 import type { WeightsFile } from '../../files/weights-file.ts';
 
+export const layerParts = [
+  'attnNorm',
+  'q',
+  'k',
+  'v',
+  'attnOutput',
+  'qNorm',
+  'kNorm',
+  'attnPostNorm',
+  'ffnNorm',
+  'gate',
+  'up',
+  'down',
+  'ffnPostNorm',
+] as const;
+
 /** Parts of a layer. `*Norm` are vectors, the rest matrices that may have a bias. */
-export type LayerPart =
-  | 'attnNorm'
-  | 'q'
-  | 'k'
-  | 'v'
-  | 'attnOutput'
-  | 'qNorm'
-  | 'kNorm'
-  | 'attnPostNorm'
-  | 'ffnNorm'
-  | 'gate'
-  | 'up'
-  | 'down'
-  | 'ffnPostNorm';
+export type LayerPart = (typeof layerParts)[number];
 export type ModelPart = 'embedding' | 'outputNorm' | 'head';
 
 /** Names without `.weight` and `.bias`. */
@@ -56,18 +59,21 @@ const huggingFace: Readonly<Record<LayerPart, string>> = {
   ffnPostNorm: 'post_feedforward_layernorm',
 };
 
-export function tensorNames(file: WeightsFile): TensorNames {
-  if (file.kind === 'gguf') {
-    return {
-      model: { embedding: 'token_embd', outputNorm: 'output_norm', head: 'output' },
-      layer: (index, part) => `blk.${index}.${gguf[part]}`,
-    };
-  }
-  // With two norms a layer, the one called "post attention" is the one before the feed-forward half.
-  const isTwoNorm = !file.tensors.has(`model.layers.0.${huggingFace.ffnNorm}.weight`);
+export const ggufNames: TensorNames = {
+  model: { embedding: 'token_embd', outputNorm: 'output_norm', head: 'output' },
+  layer: (index, part) => `blk.${index}.${gguf[part]}`,
+};
+
+/** `isTwoNorm`: with two norms a layer, the one called "post attention" is the one before the feed-forward half. */
+export function huggingFaceNames(isTwoNorm: boolean): TensorNames {
   const names = isTwoNorm ? { ...huggingFace, attnPostNorm: 'none', ffnNorm: huggingFace.attnPostNorm } : huggingFace;
   return {
     model: { embedding: 'model.embed_tokens', outputNorm: 'model.norm', head: 'lm_head' },
     layer: (index, part) => `model.layers.${index}.${names[part]}`,
   };
+}
+
+export function tensorNames(file: WeightsFile): TensorNames {
+  if (file.kind === 'gguf') return ggufNames;
+  return huggingFaceNames(!file.tensors.has(`model.layers.0.${huggingFace.ffnNorm}.weight`));
 }

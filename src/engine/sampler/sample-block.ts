@@ -39,7 +39,6 @@ export function writeSampleBlock(
   const floats = new Float32Array(buffer, byteOffset, numWords);
   setU64(words, headerField.scratch / 4, scratch);
   setU64(words, headerField.scratchStride / 4, scratchBytes);
-  words[headerField.numOutputs / 4] = numOutputs;
   words[headerField.numIds / 4] = numIds;
   let row = headerBytes / 4;
   let editsAt = headerBytes + numOutputs * rowBytes;

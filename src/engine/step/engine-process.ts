@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
+import { describeLaps } from '../../common/laps.ts';
 import type { Log } from '../../common/log.ts';
 import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
@@ -43,7 +44,9 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const { promise: stopped, resolve: stop } = Promise.withResolvers<number>();
   if (options.isSupervised) holdLeash(options.listen);
   preferAsVictim();
-  const engine = await openEngine(options, clock);
+  // Since the process began: Node itself, and reading and compiling modules.
+  const processMs = clock.nowMs();
+  const engine = await openEngine(options, clock, (text) => log.warn(text));
   const status = new EngineStatus(engine);
   const loop = new StepLoop({
     scheduler: engine.scheduler,
@@ -59,7 +62,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, loop, status, clock);
+  const server = hostEngine(options, engine, loop, status, clock, processMs);
   const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
   const address = await contract.listen(options.listen);
@@ -69,11 +72,16 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   });
   const record = recordOf(options, engine, status, address);
   coordinator.hold(`${INSTANCE_PREFIX}${options.name}`, encodeRecord(record), LEASE_MS);
+  let checkedSteps = 0;
   const tick = setInterval(() => {
     server.expire();
-    if (!engine.scheduler.hasWork()) engine.kv.checkIntegrity();
+    if (engine.scheduler.hasWork() || checkedSteps === loop.numSteps) return;
+    // Once per time of rest: with many pages it takes milliseconds.
+    checkedSteps = loop.numSteps;
+    engine.kv.checkIntegrity();
   }, TICK_MS);
   log.debug('engine serves', { address, numericsId: engine.numericsId });
+  log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
 
   process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(() => stop(0)));
   // In a terminal Ctrl-C reaches the whole process group: the service decides when a supervised engine ends.
@@ -98,6 +106,7 @@ function hostEngine(
   loop: StepLoop<SequenceUpdate>,
   status: EngineStatus,
   clock: Clock,
+  processMs: number,
 ): EngineServer {
   const { scheduler, kv, memory, vocabSize } = engine;
   const server = new EngineServer({
@@ -107,7 +116,7 @@ function hostEngine(
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
     wake: () => loop.wake(),
-    hello: () => helloOf(options, engine, status),
+    hello: () => helloOf(options, engine, status, processMs),
     status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),
     kvEvents: (after, send) => {
       let seen = Number(after);
@@ -140,8 +149,13 @@ function progressOf({ numSteps, stalledMs, eventLoopCpuUs }: StepLoop<SequenceUp
   return { numSteps, stalledMs, eventLoopCpuUs };
 }
 
-function helloOf(options: EngineProcessOptions, engine: HostedEngine, status: EngineStatus): HelloReply {
-  const { memory, numericsId, summary, vocabSize, stopTokenIds } = engine;
+function helloOf(
+  options: EngineProcessOptions,
+  engine: HostedEngine,
+  status: EngineStatus,
+  processMs: number,
+): HelloReply {
+  const { memory, numericsId, summary, vocabSize, stopTokenIds, loadMs } = engine;
   return create(HelloReplySchema, {
     protocol: PROTOCOL_VERSION,
     build: BUILD,
@@ -155,7 +169,7 @@ function helloOf(options: EngineProcessOptions, engine: HostedEngine, status: En
     blockTokens: options.blockSize,
     numKvBlocks: Math.min(...memory.numPages),
     stopTokenIds: bytesOfInt32(Int32Array.from(stopTokenIds)),
-    summaryJson: JSON.stringify(summary),
+    summaryJson: JSON.stringify({ ...summary, 'engine start': describeLaps({ process: processMs, ...loadMs }) }),
     maxNumSeqs: options.maxNumSeqs,
     maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
     stepTime: status.stepTime(),

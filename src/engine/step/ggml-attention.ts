@@ -14,7 +14,7 @@ import type { Graph } from '../tensor/graph.ts';
 import type { InputLayout, InputMemory, InputSection, StagedInputs } from '../tensor/inputs.ts';
 import { concatRows, dense, flashAttention, getRows, setRows } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import type { AttentionPath, AttentionShape } from './attention-path.ts';
+import type { AttentionShape } from './attention-shape.ts';
 import { blockRange, type Call, planCalls } from './ggml-attention-calls.ts';
 
 const negativeInfinityF16 = 0xfc00;
@@ -28,7 +28,7 @@ export interface GgmlAttentionOptions {
   readonly deterministic: boolean;
 }
 
-export class GgmlAttention implements AttentionPath {
+export class GgmlAttention {
   readonly #options: GgmlAttentionOptions;
   readonly #pools: readonly PoolView[];
 
@@ -39,12 +39,11 @@ export class GgmlAttention implements AttentionPath {
     );
   }
 
+  /** `numTokens`: the padded number of tokens; what lies behind the plan's own is to have no effect. */
   shapeOf(plan: StepPlan, numTokens: number): AttentionShape {
     const calls = planCalls(plan, this.#options.groups, this.#pools, this.#options.deterministic);
     return new GgmlAttentionShape(this.#options, this.#pools, plan, calls, numTokens);
   }
-
-  close(): void {}
 }
 
 /** A group's pool as tables of overlapping rows, so that row numbers can be any multiple of `unit` bytes. */
@@ -65,6 +64,7 @@ class PoolView {
     this.layout = layout;
     this.blockTokens = layout.blockTokens;
     this.#group = group;
+    invariant(group.element === 'f16' || group.element === 'f32', `ggml attends to no cache in ${group.element}`);
     this.#type = group.element === 'f16' ? 'F16' : 'F32';
     this.#poolAddress = memory.poolAddress;
     this.unit = greatestCommonDivisor(layout.pageBytes, layout.keyTokenBytes);
@@ -158,8 +158,6 @@ class GgmlAttentionShape implements AttentionShape {
     results.fill(results[last]!, last);
     for (const g of this.#pools.keys()) this.#fillGroup(staged, g);
   }
-
-  start(): void {}
 
   #fillGroup(staged: StagedInputs, g: number): void {
     const pool = this.#pools[g];

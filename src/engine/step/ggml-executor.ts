@@ -1,28 +1,30 @@
-// Owns running step plans on this machine's CPU: inputs, graphs and their memory, sampling.
+// Owns running step plans by ggml alone, where no code can be emitted: graphs per shape, sampling in TypeScript.
 import { invariant } from '../../common/errors.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
+import type { GraphModel } from '../models/graph-model.ts';
 import type { Model } from '../models/model.ts';
-import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
+import { sampleInTypeScript } from '../sampler/fallback.ts';
+import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
 import type { ComputePool } from '../tensor/compute.ts';
 import { GraphCache } from '../tensor/graph-cache.ts';
 import { StagedInputs } from '../tensor/inputs.ts';
 import { ThreadGovernor } from '../tensor/thread-governor.ts';
-import type { AttentionPath } from './attention-path.ts';
 import { roundUpTokens } from './buckets.ts';
 import type { Executor } from './executor.ts';
-import type { KernelChoice } from './kernel-code.ts';
+import type { GgmlAttention } from './ggml-attention.ts';
+import type { KernelChoice } from './kernel-choice.ts';
 import { checkPlan } from './plan-check.ts';
-import type { SamplerPath } from './sampler-path.ts';
+import { hiddenOf } from './program-executor.ts';
 import { layoutStep, shapeKey, StepGraph, type StepSections, type StepShape } from './step-graph.ts';
 
 export interface GgmlExecutorOptions {
   readonly ggml: Ggml;
   readonly model: Model;
   readonly space: KvSpace;
-  readonly attention: AttentionPath;
-  readonly sampler: SamplerPath;
+  readonly graphModel: GraphModel;
+  readonly attention: GgmlAttention;
   readonly pool: ComputePool;
   readonly choice: KernelChoice;
   readonly numericsId: string;
@@ -32,8 +34,6 @@ export interface GgmlExecutorOptions {
    */
   readonly deterministic: boolean;
   /** Sees each step's raw logits [O,V], valid during the call: for tests that compare them. */
-  /** After everything else. */
-  readonly close: () => void;
   readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
 
@@ -76,7 +76,7 @@ export class GgmlExecutor implements Executor {
   }
 
   async prepare(plan: StepPlan): Promise<void> {
-    const { model, space, attention, sampler } = this.#options;
+    const { model, space, attention } = this.#options;
     checkPlan(plan, model.config.vocabSize, this.#blockTokens);
     await space.prepare(plan.groups);
     const shape = this.#shapeOf(plan, attention);
@@ -94,11 +94,10 @@ export class GgmlExecutor implements Executor {
     outputs.fill(outputToken.length > 0 ? outputToken[outputToken.length - 1]! : 0);
     outputs.set(outputToken);
     shape.attention.fill(staged);
-    sampler.prepare(plan);
     this.#prepared.set(plan.stepId, { shape, key: shapeKey(shape), sections, staged });
   }
 
-  #shapeOf(plan: StepPlan, attention: AttentionPath): StepShape {
+  #shapeOf(plan: StepPlan, attention: GgmlAttention): StepShape {
     const { model, deterministic } = this.#options;
     const fewest = deterministic && model.differsAlone ? 2 : 1;
     const numTokens = Math.max(fewest, roundUpTokens(plan.numTokens));
@@ -122,31 +121,30 @@ export class GgmlExecutor implements Executor {
     graph.place(this.#arenaFor(graph.placed.numBytes));
     this.#fillPlaceholders(plan, prepared);
     prepared.staged.copyTo(graph.inputs);
-    const { pool, sampler } = this.#options;
-    prepared.shape.attention.start();
-    sampler.start(plan);
+    const { pool, model } = this.#options;
     const numThreads = this.#governor.choose(prepared.key);
     const computeStartMs = performance.now();
     await pool.run(graph.placed.graph.handle, graph.workBytes, numThreads);
     this.#governor.observe(prepared.key, numThreads, performance.now() - computeStartMs);
-    const { hidden, logits, sampled } = graph.results();
+    const { hidden, logits } = graph.results();
     this.#options.observe?.(plan, logits);
-    const { tokenIds, logprobs, topLogprobs } = sampler.read(plan, logits, sampled);
+    const { vocabSize, numIds, hiddenSize } = model.config;
+    const { tokenIds, logprobs, topLogprobs } = sampleInTypeScript(plan, logits, vocabSize, numIds);
     this.#previousTokens = tokenIds;
     return {
       stepId: plan.stepId,
       tokenIds,
       logprobs,
       topLogprobs,
-      ...hiddenOf(plan, hidden, this.#options.model.config.hiddenSize),
+      ...hiddenOf(plan, hidden, hiddenSize),
       graphMode: cached ? 'partial' : 'eager',
       computeMs: performance.now() - startMs,
     };
   }
 
   #build({ key, shape }: PreparedStep): StepGraph {
-    const { ggml, model, pool, sampler } = this.#options;
-    const graph = new StepGraph(ggml, model, sampler, shape, (built) => pool.workBytes(built.handle));
+    const { ggml, graphModel, pool } = this.#options;
+    const graph = new StepGraph(ggml, graphModel, shape, (built) => pool.workBytes(built.handle));
     this.#graphs.set(key, graph);
     return graph;
   }
@@ -175,19 +173,8 @@ export class GgmlExecutor implements Executor {
   close(): Promise<void> {
     this.#graphs.clear();
     this.#arena?.free();
-    this.#options.attention.close();
-    this.#options.sampler.close();
     this.#options.pool.close();
-    this.#options.close();
+    this.#options.graphModel.free();
     return Promise.resolve();
   }
-}
-
-/** Copies the states that were asked for: their memory is the next step's. */
-function hiddenOf(plan: StepPlan, hidden: Float32Array, size: number): Pick<StepOutput, 'hidden'> {
-  if (!plan.outputKinds.includes(outputKind.hidden)) return {};
-  const rows = Array.from(plan.outputKinds, (kind, i) =>
-    kind === outputKind.hidden ? hidden.slice(i * size, (i + 1) * size) : null,
-  );
-  return { hidden: rows };
 }

@@ -1,11 +1,9 @@
 // Owns what an engine process hosts, whatever it computes on.
 import type { Clock } from '../../common/clock.ts';
-import { XllmError } from '../../common/errors.ts';
 import type { StepTimeModel } from '../../common/step-time.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvCache } from '../kv/kv-cache.ts';
 import type { MemoryPlan } from '../kv/memory-plan.ts';
-import { cacheGroups } from '../models/config.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
 import type { Executor } from './executor.ts';
 import { loadEngine } from './load-engine.ts';
@@ -27,6 +25,8 @@ export interface HostedEngine {
   readonly stepTime: StepTimeModel;
   /** For people: label → text. */
   readonly summary: Readonly<Record<string, string>>;
+  /** What loading took: part → milliseconds, in order. */
+  readonly loadMs: Readonly<Record<string, number>>;
   close(): Promise<void>;
 }
 
@@ -34,23 +34,17 @@ export interface HostedEngineOptions extends TimedEngineOptions {
   readonly device: 'cpu' | 'timed';
 }
 
-/** What the kernels are tested with. */
-const MAX_BLOCK_TOKENS = 64;
-
 /** Throws XllmError when the model cannot be loaded. */
-export async function openEngine(options: HostedEngineOptions, clock: Clock): Promise<HostedEngine> {
+export async function openEngine(
+  options: HostedEngineOptions,
+  clock: Clock,
+  onWarning: (text: string) => void,
+): Promise<HostedEngine> {
   if (options.device === 'timed') return loadTimedEngine(options, clock);
-  if (options.blockSize > MAX_BLOCK_TOKENS) {
-    throw new XllmError(
-      'usage',
-      `--block-size ${options.blockSize} needs --device timed; take ${MAX_BLOCK_TOKENS} or less`,
-    );
-  }
-  const engine = await loadEngine(options, clock);
+  const engine = await loadEngine(options, clock, onWarning);
   const { numIds, stopTokenIds } = engine.model.config;
   return {
     ...engine,
-    groups: cacheGroups(engine.model.config, engine.model.kvElement),
     vocabSize: numIds,
     stopTokenIds,
     // Of another model perhaps, but of the right order for a first guess; the first steps correct it.

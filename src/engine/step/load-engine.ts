@@ -1,22 +1,27 @@
 // Owns the composition of one engine: model, KV cache, executor and scheduler, from options to a loop that can run.
 import { availableParallelism, cpus } from 'node:os';
 import type { Clock } from '../../common/clock.ts';
+import { Laps } from '../../common/laps.ts';
 import { openWeights } from '../../files/open-weights.ts';
 import { openGgml } from '../ffi/ggml.ts';
 import { readAvailableMemory } from '../kv/available-memory.ts';
+import type { CacheGroup } from '../kv/cache-group.ts';
 import { KvCache } from '../kv/kv-cache.ts';
 import { type MemoryPlan, planMemory } from '../kv/memory-plan.ts';
 import { createKvSpace, type KvSpaceOptions } from '../kv/spaces/create-space.ts';
 import { cacheGroups } from '../models/config.ts';
 import { loadModel, type Model } from '../models/model.ts';
+import { readModelConfig } from '../models/registry.ts';
+import { packingFor, programObstacle } from '../program/packing.ts';
 import { createEditsBuilder } from '../sampler/edits.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import type { SchedulerLimits, SchedulingPolicy } from '../scheduler/spec.ts';
-import { chooseProducts } from '../tensor/products.ts';
+import type { WeightsMemory } from '../weights/cache/place-weights.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
-import { createGgmlExecutor } from './create-executor.ts';
+import { createExecutor } from './create-executor.ts';
 import type { Executor } from './executor.ts';
-import type { Kernels } from './kernel-code.ts';
+import { chooseKvElement, type KvCacheDtype } from './kv-cache-dtype.ts';
+import { chooseKernels, type KernelChoice, type Kernels } from './kernel-choice.ts';
 
 export interface EngineLoadOptions {
   readonly modelPath: string;
@@ -37,13 +42,19 @@ export interface EngineLoadOptions {
   readonly enablePrefixCaching: boolean;
   readonly blockSize: number;
   readonly kvLayout: KvSpaceOptions['layout'];
+  readonly kvCacheDtype: KvCacheDtype;
   readonly kvCacheMemory?: number | undefined;
   /** They share this host's memory. */
   readonly instancesOnHost: number;
+  /** The product's cache folder, of which packed weights may take `weightsCacheLimit` bytes; 0: none are cached. */
+  readonly cacheFolder: string;
+  readonly weightsCacheLimit: number;
+  readonly weightsMemory: WeightsMemory;
 }
 
 export interface LoadedEngine {
   readonly model: Model;
+  readonly groups: readonly CacheGroup[];
   readonly kv: KvCache;
   readonly executor: Executor;
   readonly scheduler: Scheduler;
@@ -51,6 +62,8 @@ export interface LoadedEngine {
   readonly numericsId: string;
   /** For people: label → text. */
   readonly summary: Readonly<Record<string, string>>;
+  /** What loading took: part → milliseconds, in order. */
+  readonly loadMs: Readonly<Record<string, number>>;
   close(): Promise<void>;
 }
 
@@ -58,17 +71,38 @@ export interface LoadedEngine {
 const NUM_EXTRA_OUTPUTS = 64;
 
 /** Throws XllmError (model_file_invalid, model_unsupported, out_of_memory, native_unavailable, usage). */
-export async function loadEngine(options: EngineLoadOptions, clock: Clock): Promise<LoadedEngine> {
-  const startMs = clock.nowMs();
+export async function loadEngine(
+  options: EngineLoadOptions,
+  clock: Clock,
+  onWarning: (text: string) => void = () => {},
+): Promise<LoadedEngine> {
+  const laps = new Laps(clock);
   const ggml = openGgml();
+  laps.end('ggml');
   const file = await openWeights(options.modelPath);
+  laps.end('header');
+  const numThreads = options.threads ?? availableParallelism();
   let model: Model;
+  let choice: KernelChoice;
   try {
-    model = await loadModel(ggml, file, { dtype: options.dtype, products: chooseProducts(options.kernels) });
+    const config = await readModelConfig(file);
+    choice = chooseKernels(options.kernels, programObstacle(config, file, options.dtype));
+    model = await loadModel(ggml, file, {
+      config,
+      dtype: options.dtype,
+      packing: packingFor(choice.kernels),
+      numThreads,
+      cache: { folder: options.cacheFolder, limitBytes: options.weightsCacheLimit, memory: options.weightsMemory },
+      onWarning,
+    });
   } finally {
     file.close();
   }
-  const groups = cacheGroups(model.config, model.kvElement);
+  const { preparation } = model;
+  laps.end('model');
+  // What is not weights is tensors' places and emitted code.
+  laps.split('model', 'weights', preparation.wallMs);
+  const groups = cacheGroups(model.config, chooseKvElement(options.kvCacheDtype, options.dtype, choice));
   const { blockSize: blockTokens, maxNumSeqs } = options;
   const maxNumBatchedTokens = Math.max(options.maxNumBatchedTokens, maxNumSeqs);
   const available = readAvailableMemory();
@@ -93,16 +127,22 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     // Called while steps run, which is after the cache below was made.
     onShortage: (group, count) => kv.limitPages(group, count),
   });
-  const numThreads = options.threads ?? availableParallelism();
-  const executor = createGgmlExecutor({
+  laps.end('KV pool');
+  const maxNumOutputs = maxNumSeqs + NUM_EXTRA_OUTPUTS;
+  const executor = createExecutor({
     ggml,
     model,
+    groups,
     space,
-    kernels: options.kernels,
+    choice,
     deterministic: options.deterministic,
     numThreads,
     polls: numThreads * options.instancesOnHost <= cpus().length,
+    maxTokens: maxNumBatchedTokens,
+    maxOutputs: maxNumOutputs,
+    maxPositions: maxModelLen,
   });
+  laps.end('kernels');
   const kv = new KvCache({
     groups,
     numPages,
@@ -121,22 +161,26 @@ export async function loadEngine(options: EngineLoadOptions, clock: Clock): Prom
     usesPrefixCache: options.enablePrefixCaching,
     digestSeed: { model: options.modelName, numericsId: executor.numericsId },
   });
+  laps.end('scheduler');
   return {
     model,
+    groups,
     kv,
     executor,
     scheduler,
     memory,
     numericsId: executor.numericsId,
     summary: {
-      weights: `${(model.numBytes / 1e6).toFixed(0)} MB ${model.weightTypes.join(', ')}, read in ${((clock.nowMs() - startMs) / 1000).toFixed(1)} s`,
+      weights: describeWeights(model),
       memory: memory.summary.join('; '),
       'KV layout': `${space.layout} (${space.reason})`,
       context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
-      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${executor.choice.kernels} (${executor.choice.reason}), products ${model.products}, ggml ${ggml.version} (${ggml.variant})`,
+      compute: `${numThreads} thread${numThreads === 1 ? '' : 's'}, kernels ${choice.kernels} (${choice.reason}), ggml ${ggml.version} (${ggml.variant})`,
     },
+    loadMs: laps.all,
     close: async () => {
       await executor.close();
+      await preparation.published;
       space.close();
       model.close();
     },
@@ -156,4 +200,11 @@ export function schedulerLimits(options: EngineLoadOptions, maxModelLen: number)
     maxLongPartialPrefills: options.maxLongPartialPrefills,
     longPrefillThreshold: options.longPrefillThreshold,
   };
+}
+
+function describeWeights({ numBytes, weightTypes, preparation }: Model): string {
+  const { source, numRowsPacked, wallMs, cpuMs, memory } = preparation;
+  const how = source === 'cache' ? 'from the cache' : numRowsPacked > 0 ? 'packed' : 'read';
+  const time = `${how} in ${(wallMs / 1_000).toFixed(2)} s (${(cpuMs / 1_000).toFixed(2)} s of CPU)`;
+  return `${(numBytes / 1e6).toFixed(0)} MB ${weightTypes.join(', ')}, ${time}; ${memory}`;
 }

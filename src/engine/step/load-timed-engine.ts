@@ -93,6 +93,7 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
       memory: memory.summary.join('; '),
       context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
     },
+    loadMs: {},
     close: () => executor.close(),
   };
 }

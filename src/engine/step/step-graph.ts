@@ -2,12 +2,11 @@
 import { viewMemory } from '../ffi/koffi.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import { forward, head } from '../models/blocks.ts';
-import type { Model } from '../models/model.ts';
+import type { GraphModel } from '../models/graph-model.ts';
 import { Graph, type PlacedGraph } from '../tensor/graph.ts';
 import { InputLayout, InputMemory, type InputSection } from '../tensor/inputs.ts';
 import { numElements, type Tensor } from '../tensor/tensor.ts';
-import type { AttentionShape } from './attention-path.ts';
-import type { SamplerPath } from './sampler-path.ts';
+import type { AttentionShape } from './attention-shape.ts';
 
 /** Padded sizes of a step; equal keys mean equal graphs. */
 export interface StepShape {
@@ -52,8 +51,6 @@ export interface StepResults {
   readonly hidden: Float32Array;
   /** [O,V] */
   readonly logits: Float32Array;
-  /** What the sampler's node left. */
-  readonly sampled: Int32Array;
 }
 
 export class StepGraph {
@@ -62,10 +59,9 @@ export class StepGraph {
   readonly workBytes: number;
   readonly #hidden: Tensor;
   readonly #logits: Tensor | null;
-  readonly #sampled: Tensor | null;
   #views: StepResults | null = null;
 
-  constructor(ggml: Ggml, model: Model, sampler: SamplerPath, shape: StepShape, workBytesOf: (graph: Graph) => number) {
+  constructor(ggml: Ggml, model: GraphModel, shape: StepShape, workBytesOf: (graph: Graph) => number) {
     const sections = layoutStep(shape);
     this.inputs = new InputMemory(sections.numBytes);
     const numCalls = shape.attention.key.split(' ').length;
@@ -78,10 +74,9 @@ export class StepGraph {
       outputTokens: shape.outputsAreTokens ? null : leaf(sections.outputTokens, Math.max(1, shape.numOutputs)),
     };
     const attention = shape.attention.build(g, this.inputs);
-    this.#hidden = forward(g, model.config, model.weights, stepInputs, attention);
+    this.#hidden = forward(g, model, stepInputs, attention);
     this.#logits = shape.numOutputs > 0 ? head(g, model.weights, this.#hidden) : null;
-    this.#sampled = this.#logits && sampler.build(g, this.#logits);
-    this.placed = g.finish([this.#hidden, this.#logits, this.#sampled].filter((output) => output !== null));
+    this.placed = g.finish([this.#hidden, this.#logits].filter((output) => output !== null));
     this.workBytes = workBytesOf(g);
   }
 
@@ -95,7 +90,6 @@ export class StepGraph {
     this.#views ??= {
       hidden: new Float32Array(this.#memoryOf(this.#hidden)),
       logits: new Float32Array(this.#memoryOf(this.#logits)),
-      sampled: new Int32Array(this.#memoryOf(this.#sampled)),
     };
     return this.#views;
   }

@@ -5,7 +5,8 @@ import { openGgml } from '../ffi/ggml.ts';
 import { viewMemory } from '../ffi/koffi.ts';
 import { tensorTypes } from '../tensor/dtype.ts';
 import { targetType } from './dtype-policy.ts';
-import { loadWeights, type WeightRequest } from './weight-loader.ts';
+import { loadWeights } from './weight-loader.ts';
+import type { WeightRequest } from './weight-plan.ts';
 
 const ggml = openGgml();
 
@@ -41,12 +42,12 @@ async function load(
   request: Partial<WeightRequest>,
 ): Promise<Uint8Array> {
   const full = { target: 'F32', add: 0, packing: null, sources: [], ...request } as WeightRequest;
-  const { weights, memory } = await loadWeights(ggml, filesOf(contents), [full]);
-  const [{ address, shape, type }] = weights as [(typeof weights)[0]];
+  const loaded = await loadWeights(ggml, filesOf(contents), [full]);
+  const [{ address, shape, type }] = loaded.weights as [(typeof loaded.weights)[0]];
   const { blockElements, blockBytes } = tensorTypes[type];
   const numBytes = (shape.reduce((a, b) => a * b, 1) / blockElements) * blockBytes;
   const copy = new Uint8Array(viewMemory(address, numBytes)).slice();
-  memory.free();
+  loaded.free();
   return copy;
 }
 

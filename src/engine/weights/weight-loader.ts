@@ -1,23 +1,17 @@
-// Owns bringing tensors from files into native memory: streamed, converted where asked, related ones stacked.
-import { invariant, XllmError } from '../../common/errors.ts';
-import type { TensorFiles, TensorInfo } from '../../files/weights-file.ts';
+// Owns bringing tensors from files into native memory: prepared on all cores, through the cache where there is one.
+import { availableParallelism } from 'node:os';
+import { XllmError } from '../../common/errors.ts';
+import type { TensorFiles } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { SystemError } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import { bytesOf, type TensorType, tensorTypes } from '../tensor/dtype.ts';
-import type { Packing } from '../tensor/products.ts';
-import { isWeightType } from './dtype-policy.ts';
-
-/** Tensors of one format and row length become one, below each other. */
-export interface WeightRequest {
-  readonly sources: readonly TensorInfo[];
-  readonly target: TensorType;
-  /** Added to every element; F32 targets only. */
-  readonly add: number;
-  /** How the rows are laid out; null: below each other. */
-  readonly packing: Packing | null;
-}
+import type { TensorType } from '../tensor/dtype.ts';
+import { loadThroughCache, minCachedBytes, type WeightCacheOptions } from './cache/cached-weights.ts';
+import type { PieceTarget } from './prepare-messages.ts';
+import { createPieceTools, inputBytes, preparePiece } from './prepare-piece.ts';
+import { PreparePool, TargetUnwritable } from './prepare-pool.ts';
+import { planWeightMemory, type WeightPlan, type WeightRequest } from './weight-plan.ts';
 
 export interface Weight {
   readonly type: TensorType;
@@ -25,72 +19,181 @@ export interface Weight {
   readonly address: Address;
 }
 
+/** What loading took, for people and for tests. */
+export interface WeightPreparation {
+  readonly source: 'cache' | 'file';
+  /** How they lie in memory, and why. */
+  readonly memory: string;
+  readonly numRowsPacked: number;
+  readonly wallMs: number;
+  /** Of all threads of the process. */
+  readonly cpuMs: number;
+  /** Resolves when the weights are cached, or are not to be. */
+  readonly published: Promise<void>;
+}
+
 export interface LoadedWeights {
   /** In the order of the requests. */
   readonly weights: readonly Weight[];
-  readonly memory: NativeMemory;
+  readonly numBytes: number;
+  readonly preparation: WeightPreparation;
+  /** No address may be used afterwards. */
+  free(): void;
 }
 
-const alignment = 64;
-/** Bytes read at a time where a conversion is needed; a multiple of every block size comes of whole rows. */
-const pieceBytes = 4 * 1024 * 1024;
+export interface LoadWeightsOptions {
+  /** null, the default: packed weights are not cached. */
+  readonly cache?: WeightCacheOptions | null;
+  readonly numThreads?: number;
+  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  readonly onWarning?: (text: string) => void;
+}
+
+/** What a thread is worth starting for. */
+const bytesPerThread = 16 << 20;
+
+interface Prepared {
+  readonly memory: NativeMemory;
+  readonly about: string;
+  readonly source: 'cache' | 'file';
+  readonly published: Promise<void>;
+  free(): void;
+}
 
 /**
- * Loads all requests into one allocation. Throws XllmError out_of_memory when the system refuses it,
+ * Loads all requests into one piece of memory. Throws XllmError out_of_memory when the system refuses it,
  * model_file_invalid when a file has shrunk.
  */
 export async function loadWeights(
   ggml: Ggml,
   files: TensorFiles,
   requests: readonly WeightRequest[],
-  onProgress: (bytesDone: number, bytesTotal: number) => void = () => {},
+  options: LoadWeightsOptions = {},
 ): Promise<LoadedWeights> {
-  const offsets: number[] = [];
-  let numBytes = 0;
-  for (const request of requests) {
-    offsets.push(numBytes);
-    numBytes += Math.ceil(targetBytes(request) / alignment) * alignment;
+  const [startMs, startCpu] = [performance.now(), process.cpuUsage()];
+  const plan = planWeightMemory(requests);
+  const loader = new Loader(ggml, files, plan, options);
+  const prepared = (await loader.throughCache(requests)) ?? (await loader.directly());
+  const cpu = process.cpuUsage(startCpu);
+  return {
+    weights: plan.weights.map(({ type, shape, offset }) => ({
+      type,
+      shape,
+      address: prepared.memory.address + offset,
+    })),
+    numBytes: plan.numBytes,
+    preparation: {
+      source: prepared.source,
+      memory: prepared.about,
+      numRowsPacked: loader.numRowsPacked,
+      wallMs: performance.now() - startMs,
+      cpuMs: (cpu.user + cpu.system) / 1_000,
+      published: prepared.published,
+    },
+    free: () => prepared.free(),
+  };
+}
+
+class Loader {
+  numRowsPacked = 0;
+  readonly #ggml: Ggml;
+  readonly #files: TensorFiles;
+  readonly #plan: WeightPlan;
+  readonly #options: LoadWeightsOptions;
+
+  constructor(ggml: Ggml, files: TensorFiles, plan: WeightPlan, options: LoadWeightsOptions) {
+    this.#ggml = ggml;
+    this.#files = files;
+    this.#plan = plan;
+    this.#options = options;
   }
-  const memory = allocate(numBytes);
-  const weights: Weight[] = [];
-  try {
-    for (const [i, request] of requests.entries()) {
-      let offset = offsets[i] ?? 0;
-      const end = offset + targetBytes(request);
-      const { packing } = request;
-      weights.push({ type: request.target, shape: stackedShape(request), address: memory.address + offset });
-      let row = 0;
-      for (const source of request.sources) {
-        const length = bytesOf(request.target, source.numElements);
-        const destination = new Uint8Array(memory.buffer, offset, packing ? end - offset : length);
-        if (packing) await loadPacked(files, source, request, packing, destination, row);
-        else {
-          await loadTensor(ggml, files, source, request, destination);
-          offset += length;
-        }
-        row += source.shape[0] ?? 1;
-      }
-      onProgress(end, numBytes);
+
+  /** null: there is no cache, or nothing for it, or it cannot be used, which is a warning and no failure. */
+  async throughCache(requests: readonly WeightRequest[]): Promise<Prepared | null> {
+    const { cache, onWarning = () => {} } = this.#options;
+    const isPacked = requests.some(({ packing }) => packing !== null);
+    if (!cache || cache.limitBytes === 0 || !isPacked || this.#plan.numBytes < minCachedBytes) return null;
+    let pool: PreparePool | null = null;
+    const start = () => (pool ??= this.#startPool());
+    try {
+      const found = await loadThroughCache(this.#files.files, requests, this.#plan, cache, {
+        digestChunks: (chunks, secret) => start().run({ kind: 'digest', chunks }, secret),
+        preparePieces: (target, secret) => this.#prepareOn(start(), target, secret),
+        onWarning,
+      });
+      if (!found) return null;
+      const { placed, source, published, close } = found;
+      return { memory: placed.memory, about: `${placed.kind}, ${placed.reason}`, source, published, free: close };
+    } catch (error) {
+      if (!isSystemFailure(error)) throw error;
+      onWarning(`weights are not cached: ${error.message}`);
+      return null;
+    } finally {
+      await (pool as PreparePool | null)?.close();
     }
-  } catch (error) {
-    memory.free();
-    throw error;
   }
-  return { weights, memory };
+
+  async directly(): Promise<Prepared> {
+    const { numBytes } = this.#plan;
+    const memory = allocate(numBytes);
+    try {
+      if (numBytes < minCachedBytes) await this.#prepareHere(memory);
+      else {
+        const pool = this.#startPool();
+        const target = { kind: 'memory', address: memory.address, numBytes: memory.numBytes } as const;
+        await this.#prepareOn(pool, target, null).finally(() => pool.close());
+      }
+    } catch (error) {
+      memory.free();
+      throw error;
+    }
+    const about = 'huge pages, not cached';
+    return { memory, about, source: 'file', published: Promise.resolve(), free: () => memory.free() };
+  }
+
+  #startPool(): PreparePool {
+    const { numThreads = availableParallelism() } = this.#options;
+    const numWorkers = Math.min(numThreads, Math.ceil(this.#plan.numBytes / bytesPerThread));
+    return new PreparePool(this.#files.files, Math.max(1, numWorkers), this.#ggml.variant);
+  }
+
+  async #prepareOn(pool: PreparePool, target: PieceTarget, key: Uint8Array | null): Promise<Buffer> {
+    const { pieces, numBytes } = this.#plan;
+    this.#countRows();
+    let done = 0;
+    return await pool.run({ kind: 'prepare', pieces, target }, key, (bytes) => {
+      done += bytes;
+      this.#options.onProgress?.(done, numBytes);
+    });
+  }
+
+  /** Small models: a thread would take longer to start. */
+  async #prepareHere({ buffer }: NativeMemory): Promise<void> {
+    const { pieces, numBytes } = this.#plan;
+    this.#countRows();
+    const tools = createPieceTools(() => this.#ggml);
+    const input = new Uint8Array(Math.max(0, ...pieces.map(inputBytes)));
+    for (const piece of pieces) {
+      let at = 0;
+      for (const range of piece.ranges) {
+        await this.#files.read(range.tensor, input.subarray(at, at + range.numBytes), range.offset);
+        at += range.numBytes;
+      }
+      preparePiece(piece, input.subarray(0, at), new Uint8Array(buffer, piece.offset, piece.numBytes), tools);
+      this.#options.onProgress?.(piece.offset + piece.numBytes, numBytes);
+    }
+  }
+
+  #countRows(): void {
+    const packed = this.#plan.pieces.filter(({ kind }) => kind === 'pack');
+    this.numRowsPacked += packed.reduce((sum, { numRows }) => sum + numRows, 0);
+  }
 }
 
-function targetBytes({ sources, target, packing }: WeightRequest): number {
-  if (packing) {
-    const numRows = sources.reduce((sum, { shape }) => sum + (shape[0] ?? 1), 0);
-    return packing.numBytes(numRows, sources[0]?.shape.at(-1) ?? 1);
-  }
-  return sources.reduce((sum, source) => sum + bytesOf(target, source.numElements), 0);
-}
-
-function stackedShape({ sources }: WeightRequest): number[] {
-  const [first, ...inner] = sources[0]?.shape ?? [];
-  const rows = sources.length === 1 ? first : sources.reduce((sum, source) => sum + (source.shape[0] ?? 1), 0);
-  return [rows ?? 1, ...inner];
+/** What the cache's folder or disk may do to us. */
+function isSystemFailure(error: unknown): error is Error {
+  if (error instanceof SystemError || error instanceof TargetUnwritable) return true;
+  return error instanceof Error && 'syscall' in error;
 }
 
 function allocate(numBytes: number): NativeMemory {
@@ -102,66 +205,4 @@ function allocate(numBytes: number): NativeMemory {
       cause,
     });
   }
-}
-
-async function loadTensor(
-  ggml: Ggml,
-  files: TensorFiles,
-  source: TensorInfo,
-  { target, add }: WeightRequest,
-  destination: Uint8Array,
-): Promise<void> {
-  const { dtype } = source;
-  if (dtype === target && add === 0) {
-    for (let offset = 0; offset < destination.length; offset += pieceBytes) {
-      await files.read(source, destination.subarray(offset, offset + pieceBytes), offset);
-    }
-    return;
-  }
-  invariant(isWeightType(dtype), `tensor ${source.name} is no weight`);
-  const rowElements = source.shape.at(-1) ?? 1;
-  const rowBytes = bytesOf(dtype, rowElements);
-  const numRows = source.numElements / rowElements;
-  const rowsAtOnce = Math.max(1, Math.floor(pieceBytes / rowBytes));
-  const raw = new Uint8Array(Math.min(rowsAtOnce, numRows) * rowBytes);
-  for (let row = 0; row < numRows; row += rowsAtOnce) {
-    const rows = Math.min(rowsAtOnce, numRows - row);
-    const piece = raw.subarray(0, rows * rowBytes);
-    await files.read(source, piece, row * rowBytes);
-    const values = toFloat32(ggml, dtype, piece, rows * rowElements);
-    if (add !== 0) for (let i = 0; i < values.length; i++) values[i]! += add;
-    const out = destination.subarray(bytesOf(target, row * rowElements), bytesOf(target, (row + rows) * rowElements));
-    if (target === 'F32') out.set(new Uint8Array(values.buffer));
-    else ggml.quantizeRows(tensorTypes[target].ggmlType, values, out, rows, rowElements);
-  }
-}
-
-/** Packs a source as rows `firstRow`, … of the matrix at `destination`. */
-async function loadPacked(
-  files: TensorFiles,
-  source: TensorInfo,
-  { target }: WeightRequest,
-  packing: Packing,
-  destination: Uint8Array,
-  firstRow: number,
-): Promise<void> {
-  invariant(source.dtype === target, `packing converts nothing, ${source.name} is ${source.dtype}`);
-  const rowElements = source.shape.at(-1) ?? 1;
-  const rowBytes = bytesOf(target, rowElements);
-  const numRows = source.numElements / rowElements;
-  const rowsAtOnce = Math.max(1, Math.floor(pieceBytes / rowBytes));
-  const raw = new Uint8Array(Math.min(rowsAtOnce, numRows) * rowBytes);
-  for (let row = 0; row < numRows; row += rowsAtOnce) {
-    const piece = raw.subarray(0, Math.min(rowsAtOnce, numRows - row) * rowBytes);
-    await files.read(source, piece, row * rowBytes);
-    packing.pack(piece, rowElements, destination, firstRow + row);
-  }
-}
-
-/** Elements of any weight format. */
-function toFloat32(ggml: Ggml, type: TensorType, bytes: Uint8Array, count: number): Float32Array {
-  const values = new Float32Array(count);
-  if (type === 'F32') new Uint8Array(values.buffer).set(bytes);
-  else ggml.dequantizeRow(tensorTypes[type].ggmlType, bytes, values);
-  return values;
 }

@@ -1,30 +1,29 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { startFakeServer } from '../../../../test/bench/fake-server.ts';
-import { llamaCpp } from './llama-cpp.ts';
+import { llamaCpp, llamaCppProduct } from './llama-cpp.ts';
 
-const cacheFolder = mkdtempSync(join(tmpdir(), 'xllm-llama-'));
-afterAll(() => rmSync(cacheFolder, { recursive: true }));
 const never = new AbortController().signal;
 
-/** As if it had been built before: nothing is fetched or compiled. */
 function prepare() {
-  const folder = join(cacheFolder, 'peers', 'llama.cpp');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, 'build.json'), '{"version":"11434.0.0"}');
-  return llamaCpp(null).prepare({ modelPath: '/m.gguf', cacheFolder, signal: never, log: () => {} });
+  return llamaCpp(null).prepare({ modelPath: '/m.gguf', cacheFolder: '/cache', signal: never, log: () => {} });
 }
 
 describe('llama.cpp as a peer', () => {
   it('gets two threads, flash attention, and slots by the shape of the load', async () => {
     const { command, version, isKeepAlive } = await prepare();
+    expect(command({ shape: 'single', port: 81, threads: 2 }).file).toBe(
+      '/cache/peers/llama.cpp/build/bin/llama-server',
+    );
     const line = (shape: 'single' | 'batch') => command({ shape, port: 81, threads: 2 }).args.join(' ');
     const common = '-m /m.gguf --host 127.0.0.1 --port 81 -t 2 -tb 2 -fa on -b 2048 -ub 512 --cache-ram 0';
     expect(line('single')).toBe(`${common} -np 1 -c 4096`);
     expect(line('batch')).toBe(`${common} -np 32 -c 40960`);
     expect([version, isKeepAlive]).toEqual(['b11434', false]);
+  });
+
+  it('gets weights that it has no fast products for in another form, too', () => {
+    expect(llamaCppProduct.systems('Q4_1').map(({ name }) => name)).toEqual(['llama.cpp', 'llama.cpp:Q4_0']);
+    expect(llamaCppProduct.systems('Q8_0').map(({ name }) => name)).toEqual(['llama.cpp']);
   });
 
   it('is asked for ids through its own API', async () => {

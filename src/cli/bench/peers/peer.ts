@@ -1,4 +1,6 @@
-// Owns the seam between a comparison and the systems compared: adding a system is one file that implements `Peer`.
+// Owns the seam between a comparison and the systems compared: adding a product is one file with a `PeerProduct`.
+import type { DType } from '../../../files/dtype.ts';
+import type { Recipe } from './recipe.ts';
 
 /** One stream at a time, or many. Systems choose their slots and batch settings by it. */
 export type ServerShape = 'single' | 'batch';
@@ -9,18 +11,23 @@ export interface Launch {
   readonly threads: number;
 }
 
-interface ServerCommand {
+export interface ServerCommand {
   readonly file: string;
   readonly args: readonly string[];
+  /** Added to the environment. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
-export interface PrepareContext {
-  /** The GGUF that all systems serve. */
-  readonly modelPath: string;
-  /** Where a system may install itself. */
+export interface SetUpContext {
+  /** Where a product may install itself. */
   readonly cacheFolder: string;
   readonly signal: AbortSignal;
   readonly log: (line: string) => void;
+}
+
+export interface PrepareContext extends SetUpContext {
+  /** The GGUF that all systems serve. */
+  readonly modelPath: string;
 }
 
 /** A system that is installed and has what it needs to serve one model. */
@@ -54,8 +61,18 @@ export interface StepTotals {
   readonly eventLoopCpuUs: number;
 }
 
+/** One way to serve a model: a column of the comparison. */
 export interface Peer {
   readonly name: string;
-  /** Long work is resumable and reported through `log`. Throws XllmError naming what to install. */
+  /** Makes what this model needs, once. Throws XllmError `usage` for a model that the system cannot serve. */
   readonly prepare: (context: PrepareContext) => Promise<PreparedPeer>;
+}
+
+/** A rival that can be installed. */
+export interface PeerProduct {
+  readonly recipe: Recipe;
+  /** What setting it up takes, for the person who decides. */
+  readonly cost: string;
+  /** `matrixDType`: of most of the model's weights. */
+  readonly systems: (matrixDType: DType) => readonly Peer[];
 }

@@ -7,7 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { callJson } from '../http-json.ts';
 import type { Launch, PreparedPeer } from './peer.ts';
 
-const READY_TIMEOUT_MS = 300_000;
+/** Systems that compile their model take minutes. */
+const READY_TIMEOUT_MS = 900_000;
 const STOP_TIMEOUT_MS = 10_000;
 const MAX_LOG_CHARS = 4000;
 
@@ -15,15 +16,19 @@ export interface RunningServer extends AsyncDisposable {
   readonly url: string;
 }
 
-/** Resolves when the server is ready. Rejects with the end of its output when it dies or is not ready in 5 minutes. */
+/** Resolves when the server is ready. Rejects with the end of its output when it dies or is not ready in 15 minutes. */
 export async function startServer(
   peer: PreparedPeer,
   launch: Omit<Launch, 'port'>,
   signal: AbortSignal,
 ): Promise<RunningServer> {
   const port = await freePort();
-  const { file, args } = peer.command({ ...launch, port });
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: serverEnvironment() });
+  const { file, args, env } = peer.command({ ...launch, port });
+  const child = spawn(file, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...serverEnvironment(), ...env },
+    detached: true, // a group of its own, to be ended as one
+  });
   const log = new LogTail(child);
   const url = `http://127.0.0.1:${port}`;
   const stop = (): Promise<void> => stopChild(child);
@@ -86,8 +91,19 @@ async function ready(url: URL, child: ChildProcess, signal: AbortSignal): Promis
 async function stopChild(child: ChildProcess): Promise<void> {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, 'exit');
+  const { pid } = child;
   child.kill('SIGTERM');
   const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
   await exited;
   clearTimeout(timer);
+  endGroup(pid);
+}
+
+/** What a server leaves behind when it ends. */
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // nothing was left
+  }
 }

@@ -2,15 +2,15 @@
 // Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
 import { invariant } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
+import { type KvElement, kvElementBytes } from './kv-element.ts';
+import { OP_FIELDS, OpBlock, opField } from './op.ts';
 import { planTiles, type Tile } from './tiles.ts';
 
 const LINE_BYTES = 64;
 const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;
 
 /*
- * Kernels are ggml custom operations: void kernel(ggml_tensor *dst, int ith, int nth, void *nodeBlock).
- *
- *   node block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group)
+ *   op block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group)
  *
  * A step block holds no addresses of itself: it may be written anywhere and copied to where the cell points, in memory
  * that kernels may write too.
@@ -28,7 +28,7 @@ export interface KvShape {
   readonly headDim: number;
   /** Tokens per block: 16, 32, 64, … */
   readonly blockTokens: number;
-  readonly element: 'f16' | 'f32';
+  readonly element: KvElement;
   /** Whether scores pass through softCap * tanh(score / softCap); its size is a node field. */
   readonly hasSoftCap: boolean;
 }
@@ -50,38 +50,67 @@ export function checkShape(shape: KvShape): void {
 /** Query heads that share a kv head. */
 export const groupOf = ({ numHeads, numKvHeads }: KvShape): number => numHeads / numKvHeads;
 
-export const elementBytes = (shape: KvShape): number => (shape.element === 'f16' ? 2 : 4);
+/*
+ * A head's block in a page is tiles of 16 tokens. Keys stand turned, so that a register holds one element of 16 tokens:
+ *
+ *   keys   [blockTokens/16]{ [K,16] elements, scales }      values [blockTokens/16]{ [16,K] elements, scales }
+ *
+ * Only int8 has scales, [16] floats: element * scale is the value. One token and head has one key's and one value's.
+ */
+export const TILE_TOKENS = 16;
 
-/** Byte offsets in the node block. Counters stand on cache lines of their own. */
-export const nodeField = {
+export const elementBytes = ({ element }: KvShape): number => kvElementBytes[element];
+/** Bytes of a tile's elements; its scales follow. */
+export const tileElementBytes = ({ headDim, element }: KvShape): number =>
+  TILE_TOKENS * headDim * kvElementBytes[element];
+export const tileBytes = (shape: KvShape): number => tileElementBytes(shape) + (hasScales(shape) ? 4 * TILE_TOKENS : 0);
+export const headBytes = (shape: KvShape): number => (shape.blockTokens / TILE_TOKENS) * tileBytes(shape);
+export const hasScales = ({ element }: KvShape): boolean => element === 'int8';
+
+const fields = <const N extends string>(...names: readonly N[]) =>
+  Object.fromEntries(names.map((name, i) => [name, OP_FIELDS + 8 * i])) as Record<N, number>;
+
+/** What both ops of a layer know of its pages. Names of distances between rows are of float matrices, in bytes. */
+const pageFields = [
   /** u64 address of the step cell. */
-  stepCell: 0,
+  'stepCell',
   /** i64 from a page's first byte to the layer's keys and values. */
-  keyOffset: 8,
-  valueOffset: 16,
+  'keyOffset',
+  'valueOffset',
   /** i64 distance of a segment's pages. */
-  pageBytes: 24,
+  'pageBytes',
+] as const;
+
+/** Byte offsets in the block of a KV write op. */
+export const kvWriteField = fields(
+  ...pageFields,
+  ...(['keys', 'keyRowBytes', 'keyHeadBytes', 'values', 'valueRowBytes', 'valueHeadBytes'] as const),
+);
+/** Byte offsets in the block of an attention op. */
+export const attentionField = fields(
+  ...pageFields,
   /** i64 positions that a token sees, itself included. */
-  window: 32,
+  'window',
   /** u64 scratch of thread i: scratch + i * scratchBytes. */
-  scratch: 40,
-  scratchBytes: 48,
+  'scratch',
+  'scratchBytes',
   /** f32 factor of queries: log2(e) * scale; with a soft cap scale / softCap. */
-  queryScale: 56,
+  'queryScale',
   /** f32 log2(e) * softCap; 0 without. */
-  softCap: 60,
-  /** u64 next unit of work to claim, and threads done; both 0 between nodes. */
-  claimed: 128,
-  finished: 192,
-} as const;
-export const NODE_BLOCK_BYTES = 256;
+  'softCap',
+  /** u64 address of [H] f32 sinks; 0: none. */
+  'sinks',
+  ...(['queries', 'queryRowBytes', 'queryHeadBytes', 'out', 'outRowBytes'] as const),
+);
+/** Of both ops. */
+export const KV_OP_BYTES = 256;
 
 /** Byte offsets in a step block. Both tables are i64 offsets from the block's start. */
 const stepField = { numTokens: 0, paddedTokens: 4, numTiles: 8, tokens: 16, tiles: 24 } as const;
 const STEP_HEADER_BYTES = 32;
 
-/** One per token: u64 page that takes its key and value, i32 its place in the page's block. */
-const tokenField = { page: 0, slot: 8 } as const;
+/** One per token: u64 page that takes its key and value plus its tile's offset in a head's block, i32 its lane there. */
+const tokenField = { tile: 0, lane: 8 } as const;
 const TOKEN_BYTES = 16;
 
 /**
@@ -129,42 +158,84 @@ export const stepLayout = {
   segmentBytes: SEGMENT_BYTES,
 } as const;
 
-/** A layer's constants. Byte quantities are those of `kv/layout.ts`. */
-export interface NodeOptions {
+/** A matrix of floats [T,heads,K], elements of a head adjacent. */
+export interface HeadRows {
+  readonly address: Address;
+  /** Between tokens, and between heads of a token. */
+  readonly rowBytes: number;
+  readonly headBytes: number;
+}
+
+/** Where a layer's keys and values lie. Byte quantities are those of `kv/layout.ts`. */
+export interface LayerPages {
   /** Address of 8 bytes that hold the address of the current step block (`pointStepCell`). */
   readonly stepCell: Address;
   /** From a page's first byte to the layer's keys, and to its values. */
   readonly keyOffset: number;
   readonly valueOffset: number;
   readonly pageBytes: number;
+}
+
+export interface KvWriteOptions extends LayerPages {
+  /** Address of the i64 number of tokens of the step. */
+  readonly rows: Address;
+  readonly keys: HeadRows;
+  readonly values: HeadRows;
+}
+
+export interface AttentionOptions extends LayerPages {
+  /** Address of the i64 number of tokens of the step. */
+  readonly rows: Address;
+  readonly queries: HeadRows;
+  /** [T,H*K], heads adjacent. */
+  readonly out: { readonly address: Address; readonly rowBytes: number };
   /** Positions that a token sees, itself included; null: all. */
   readonly window: number | null;
   /** Factor of query · key, usually headDim ** -0.5. */
   readonly scale: number;
   /** Scores become softCap * tanh(score / softCap); null: they stay. Must agree with the shape's `hasSoftCap`. */
   readonly softCap: number | null;
-  /** Memory for the attention kernel: `attentionScratchBytes(shape)` for each thread. Nodes may share it: they run in turn. */
+  /** [H] floats: logits that take weight and give no value; null: none. */
+  readonly sinks: Address | null;
+  /** Memory for the kernel: `attentionScratchBytes(shape)` for each thread. Ops may share it: they run in turn. */
   readonly scratch: Address;
   readonly scratchBytes: number;
 }
 
-/** Writes a layer's node block, NODE_BLOCK_BYTES at `byteOffset`, which must be a multiple of 64 in memory. */
-export function writeNodeBlock(buffer: ArrayBuffer, byteOffset: number, options: NodeOptions): void {
-  const view = new DataView(buffer, byteOffset, NODE_BLOCK_BYTES);
-  const { scale, softCap, window } = options;
-  new Uint8Array(buffer, byteOffset, NODE_BLOCK_BYTES).fill(0);
-  setU64(view, nodeField.stepCell, options.stepCell);
-  setU64(view, nodeField.keyOffset, options.keyOffset);
-  setU64(view, nodeField.valueOffset, options.valueOffset);
-  setU64(view, nodeField.pageBytes, options.pageBytes);
-  setU64(view, nodeField.window, window ?? 2 ** 31);
-  setU64(view, nodeField.scratch, options.scratch);
-  setU64(view, nodeField.scratchBytes, options.scratchBytes);
-  view.setFloat32(nodeField.queryScale, softCap === null ? scale * Math.LOG2E : scale / softCap, true);
-  view.setFloat32(nodeField.softCap, softCap === null ? 0 : softCap * Math.LOG2E, true);
+/** Writes the block of a KV write op, KV_OP_BYTES at `byteOffset`, which must be a multiple of 64 in memory. */
+export function writeKvWriteOp(buffer: ArrayBuffer, byteOffset: number, options: KvWriteOptions): void {
+  const block = new OpBlock(buffer, byteOffset, KV_OP_BYTES);
+  const { rows, keys, values } = options;
+  block.set(opField.rows, rows);
+  for (const name of pageFields) block.set(kvWriteField[name], options[name]);
+  block.set(kvWriteField.keys, keys.address);
+  block.set(kvWriteField.keyRowBytes, keys.rowBytes);
+  block.set(kvWriteField.keyHeadBytes, keys.headBytes);
+  block.set(kvWriteField.values, values.address);
+  block.set(kvWriteField.valueRowBytes, values.rowBytes);
+  block.set(kvWriteField.valueHeadBytes, values.headBytes);
 }
 
-/** Makes nodes read the step block at `stepBlock`. */
+/** Writes the block of an attention op, KV_OP_BYTES at `byteOffset`, which must be a multiple of 64 in memory. */
+export function writeAttentionOp(buffer: ArrayBuffer, byteOffset: number, options: AttentionOptions): void {
+  const block = new OpBlock(buffer, byteOffset, KV_OP_BYTES);
+  const { rows, queries, out, scale, softCap } = options;
+  block.set(opField.rows, rows);
+  for (const name of pageFields) block.set(attentionField[name], options[name]);
+  block.set(attentionField.window, options.window ?? 2 ** 31);
+  block.set(attentionField.scratch, options.scratch);
+  block.set(attentionField.scratchBytes, options.scratchBytes);
+  block.setFloat(attentionField.queryScale, softCap === null ? scale * Math.LOG2E : scale / softCap);
+  block.setFloat(attentionField.softCap, softCap === null ? 0 : softCap * Math.LOG2E);
+  block.set(attentionField.sinks, options.sinks ?? 0);
+  block.set(attentionField.queries, queries.address);
+  block.set(attentionField.queryRowBytes, queries.rowBytes);
+  block.set(attentionField.queryHeadBytes, queries.headBytes);
+  block.set(attentionField.out, out.address);
+  block.set(attentionField.outRowBytes, out.rowBytes);
+}
+
+/** Makes ops read the step block at `stepBlock`. */
 export function pointStepCell(buffer: ArrayBuffer, byteOffset: number, stepBlock: Address): void {
   setU64(new DataView(buffer, byteOffset, 8), 0, stepBlock);
 }
@@ -241,7 +312,7 @@ export function writeStepBlock(
       view.setInt32(segmentAt + segmentField.numTokens, segment.numTokens, true);
       segmentAt += SEGMENT_BYTES;
     }
-    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape.blockTokens, pageBytes);
+    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape, pageBytes);
     numTokens += row.numTokens;
   }
   invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
@@ -297,7 +368,9 @@ function checkSegments({ firstPosition, numTokens, segments }: KvRow, blockToken
   if (end < firstPosition + numTokens) invariant(false, `segments end at position ${end}, before the row`);
 }
 
-function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number, pageBytes: number): void {
+function writeTokens(view: DataView, at: number, row: KvRow, shape: KvShape, pageBytes: number): void {
+  const { blockTokens } = shape;
+  const perTile = tileBytes(shape);
   const end = row.firstPosition + row.numTokens;
   for (const { address, firstPosition, numTokens } of row.segments) {
     const from = Math.max(firstPosition, row.firstPosition);
@@ -305,8 +378,9 @@ function writeTokens(view: DataView, at: number, row: KvRow, blockTokens: number
     for (let position = from; position < to; position++) {
       const block = Math.floor((position - firstPosition) / blockTokens);
       const token = at + (position - row.firstPosition) * TOKEN_BYTES;
-      setU64(view, token + tokenField.page, address + block * pageBytes);
-      view.setInt32(token + tokenField.slot, position % blockTokens, true);
+      const tile = Math.floor((position % blockTokens) / TILE_TOKENS);
+      setU64(view, token + tokenField.tile, address + block * pageBytes + tile * perTile);
+      view.setInt32(token + tokenField.lane, position % TILE_TOKENS, true);
     }
   }
 }

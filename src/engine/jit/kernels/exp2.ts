@@ -1,5 +1,5 @@
 // Owns 2^x, the one exponential of the attention kernels: emitted, and as its scalar twin.
-import { fma32 } from './float.ref.ts';
+import { fma32, roundHalfToEven } from './float.ref.ts';
 import type { Lanes, Wide } from './lanes.ts';
 
 /**
@@ -42,11 +42,4 @@ export function exp2(value: number): number {
   float[0] = power;
   bits[0] = bits[0]! + (n << MANTISSA_BITS);
   return float[0]!;
-}
-
-function roundHalfToEven(x: number): number {
-  const floor = Math.floor(x);
-  const rest = x - floor;
-  if (rest !== 0.5) return Math.round(x);
-  return floor % 2 === 0 ? floor : floor + 1;
 }

@@ -43,3 +43,11 @@ export function foldSum(lanes: Float32Array): number {
   }
   return values[0]!;
 }
+
+/** The nearest integer, ties to even. */
+export function roundHalfToEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  if (rest !== 0.5) return Math.round(x);
+  return floor % 2 === 0 ? floor : floor + 1;
+}

@@ -1,90 +1,171 @@
 // Owns the kernel that stores a step's keys and values in their pages, in cache precision.
 // Legend: T tokens, G kv heads, K head dim.
 import type { Assembler } from '../asm/assembler.ts';
-import { emitFunction } from '../asm/function.ts';
+import { emitFunction, type Frame } from '../asm/function.ts';
 import { mem } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import type { Gpr } from '../asm/registers.ts';
+import { type Gpr, rax, xmm } from '../asm/registers.ts';
 import type { Isa } from '../cpu-features.ts';
-import { checkShape, elementBytes, type KvShape, nodeField, stepLayout, tensorField } from './abi.ts';
-import { Lanes, NUM_LANES } from './lanes.ts';
+import {
+  checkShape,
+  elementBytes,
+  hasScales,
+  headBytes,
+  type KvShape,
+  kvWriteField,
+  stepLayout,
+  TILE_TOKENS,
+  tensorField,
+  tileElementBytes,
+} from './abi.ts';
+import { roundElements, storeAdjacent, storeApart } from './kv-element.ts';
+import { Lanes, NUM_LANES, type Wide } from './lanes.ts';
+import { emitOp } from './op.ts';
 
-/** Largest finite number of 2 bytes. Larger ones become it, so that a cached value is never infinite. */
-export const MAX_HALF = 65504;
+/** What a head's largest magnitude is taken for where it is smaller or larger: scale and inverse are normal numbers. */
+export const LEAST_MAGNITUDE = 2 ** -100;
+export const MOST_MAGNITUDE = 2 ** 127;
+
+/** Tokens of a piece. */
+const PIECE_TOKENS = 4;
+
+/** Reads keys and values [T,G,K], F32 (`writeKvWriteOp`). A piece is a few tokens. */
+export function emitKvWriteOp(shape: KvShape, isa: Isa): MachineCode {
+  checkShape(shape);
+  return emitOp(
+    `kv_write_${isa}`,
+    ({ a, numRows }) => {
+      a.mov(rax, numRows);
+      a.add(rax, PIECE_TOKENS - 1);
+      a.shr(rax, Math.log2(PIECE_TOKENS));
+    },
+    ({ a, f, op, numRows }) => {
+      const [token, end] = [f.gpr(), f.local()];
+      a.imul3(token, rax, PIECE_TOKENS);
+      a.lea(rax, mem(token, PIECE_TOKENS));
+      a.cmp(rax, numRows);
+      a.cmovg(rax, numRows);
+      a.mov(end, rax);
+      const loop = a.here('token');
+      emitToken(a, f, shape, isa, op, token, null);
+      a.add(token, 1);
+      a.cmp(token, end);
+      a.jl(loop);
+      f.release(token);
+    },
+  );
+}
 
 /**
- * src[0] keys [T,G,K], src[1] values [T,G,K], F32, elements of a head adjacent, strides free. dst is not touched.
- * Threads take tokens in turn.
+ * The same as a ggml custom operation: src[0] keys, src[1] values; dst is not touched. Threads take tokens in turn, and
+ * padding tokens are left out.
  */
 export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
-  const { step, token } = stepLayout;
-  return emitFunction(`kv_write_${isa}`, 4, (a, f) => {
-    const [dst, ith, nth, node] = f.args as [Gpr, Gpr, Gpr, Gpr];
-    const [block, current, page, source, target, stride] = [f.gpr(), f.gpr(), f.gpr(), f.gpr(), f.gpr(), f.gpr()];
-    const [slotBytes, count] = [f.gpr(), f.gpr()];
-    a.movsxd(current, ith);
+  return emitFunction(`kv_write_node_${isa}`, 4, (a, f) => {
+    const [dst, ith, nth, op] = f.args as [Gpr, Gpr, Gpr, Gpr];
+    f.take(rax);
+    a.movsxd(ith, ith);
     a.movsxd(nth, nth);
-    a.mov(block, mem(node, nodeField.stepCell));
-    a.mov(block, mem(block));
-    f.release(ith);
     const numTokens = f.gpr();
-    a.movsxd(numTokens, mem(block, step.numTokens));
-
-    const loop = a.label('token');
-    a.bind(loop);
-    a.cmp(current, numTokens);
+    a.mov(numTokens, mem(op, kvWriteField.stepCell));
+    a.mov(numTokens, mem(numTokens));
+    a.movsxd(numTokens, mem(numTokens, stepLayout.step.numTokens));
+    const loop = a.here('node_token');
+    a.cmp(ith, numTokens);
     a.jge(f.exit);
-    a.imul3(source, current, stepLayout.tokenBytes);
-    a.add(source, block);
-    a.add(source, mem(block, step.tokens));
-    a.mov(page, mem(source, token.page));
-    a.movsxd(slotBytes, mem(source, token.slot));
-    a.imul3(slotBytes, slotBytes, shape.headDim * elementBytes(shape));
-    for (const [index, part] of [nodeField.keyOffset, nodeField.valueOffset].entries()) {
-      const tensor = stride;
-      a.mov(tensor, mem(dst, tensorField.src + 8 * index));
-      a.mov(source, current);
-      a.imul(source, mem(tensor, tensorField.nb + 16));
-      a.add(source, mem(tensor, tensorField.data));
-      a.mov(stride, mem(tensor, tensorField.nb + 8));
-      a.mov(target, page);
-      a.add(target, slotBytes);
-      a.add(target, mem(node, part));
-      emitStoreHeads(a, shape, isa, { source, stride, target, count });
-    }
-    a.add(current, nth);
+    a.mov(rax, ith);
+    emitToken(a, f, shape, isa, op, rax, dst);
+    a.add(ith, nth);
     a.jmp(loop);
   });
 }
 
-/** Stores one token's heads; source and target advance. */
+/** Stores one token's keys and values; from the op's matrices, or the sources of `dst`. */
+function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, token: Gpr, dst: Gpr | null): void {
+  const registers = { source: f.gpr(), stride: f.gpr(), target: f.gpr(), scales: f.gpr(), count: f.gpr() };
+  const [record, { source, stride, target, scales }] = [f.gpr(), registers];
+  a.mov(source, mem(op, kvWriteField.stepCell));
+  a.mov(source, mem(source));
+  a.imul3(record, token, stepLayout.tokenBytes);
+  a.add(record, source);
+  a.add(record, mem(source, stepLayout.step.tokens));
+  for (const part of ['key', 'value'] as const) {
+    a.mov(source, token);
+    if (dst) {
+      a.mov(stride, mem(dst, tensorField.src + (part === 'key' ? 0 : 8)));
+      a.imul(source, mem(stride, tensorField.nb + 16));
+      a.add(source, mem(stride, tensorField.data));
+      a.mov(stride, mem(stride, tensorField.nb + 8));
+    } else {
+      a.imul(source, mem(op, kvWriteField[`${part}RowBytes`]));
+      a.add(source, mem(op, kvWriteField[`${part}s`]));
+      a.mov(stride, mem(op, kvWriteField[`${part}HeadBytes`]));
+    }
+    a.mov(target, mem(record, stepLayout.token.tile));
+    a.add(target, mem(op, kvWriteField[`${part}Offset`]));
+    a.movsxd(scales, mem(record, stepLayout.token.lane));
+    a.imul3(registers.count, scales, elementBytes(shape) * (part === 'key' ? 1 : shape.headDim));
+    a.lea(scales, mem(target, tileElementBytes(shape), { index: scales, scale: 4 }));
+    a.add(target, registers.count);
+    emitStoreHeads(a, shape, isa, part, registers);
+  }
+  f.release(record, ...Object.values(registers));
+}
+
+type Registers = Readonly<Record<'source' | 'stride' | 'target' | 'scales' | 'count', Gpr>>;
+
+/** Stores one token's heads; source, target and scales advance. */
 function emitStoreHeads(
   a: Assembler,
   shape: KvShape,
   isa: Isa,
-  { source, stride, target, count }: Readonly<Record<'source' | 'stride' | 'target' | 'count', Gpr>>,
+  part: 'key' | 'value',
+  { source, stride, target, scales, count }: Registers,
 ): void {
-  const { numKvHeads, headDim, blockTokens } = shape;
+  const { numKvHeads, headDim, element } = shape;
+  const numBytes = elementBytes(shape);
   const lanes = new Lanes(a, isa);
-  const [most, least, values] = [lanes.takeSplat(), lanes.takeSplat(), lanes.take()];
-  lanes.broadcast(most, a.f32(MAX_HALF));
-  lanes.broadcast(least, a.f32(-MAX_HALF));
+  const [values, temporary, inverse] = [lanes.take(), lanes.take(), lanes.takeSplat()];
   a.mov(count, numKvHeads);
   const loop = a.here('head');
+  if (hasScales(shape)) emitScale(a, lanes, headDim, { source, scales, inverse });
   for (let d = 0; d < headDim; d += NUM_LANES) {
     lanes.load(values, mem(source, 4 * d));
-    if (shape.element === 'f32') {
-      lanes.store(mem(target, 4 * d), values);
-      continue;
-    }
-    // In this order of the sources a NaN stays one.
-    lanes.op('vminps', values, most, values);
-    lanes.op('vmaxps', values, least, values);
-    lanes.storeHalf(mem(target, 2 * d), values);
+    if (hasScales(shape)) lanes.op('vmulps', values, values, inverse);
+    roundElements(a, lanes, element, values, temporary);
+    // A key's elements go to one lane of a row each, a value's lie side by side.
+    if (part === 'value') storeAdjacent(a, element, mem(target, d * numBytes), values, temporary);
+    else storeApart(a, element, mem(target, d * TILE_TOKENS * numBytes), TILE_TOKENS * numBytes, values, temporary);
   }
   a.add(source, stride);
-  a.add(target, blockTokens * headDim * elementBytes(shape));
+  a.add(target, headBytes(shape));
+  if (hasScales(shape)) a.add(scales, headBytes(shape));
   a.sub(count, 1);
   a.jne(loop);
+}
+
+/** The scale of one head: a 127th of its largest magnitude. */
+function emitScale(
+  a: Assembler,
+  lanes: Lanes,
+  headDim: number,
+  { source, scales, inverse }: { readonly source: Gpr; readonly scales: Gpr; readonly inverse: Wide },
+): void {
+  const [most, values, scale] = [lanes.take(), lanes.take(), lanes.take()];
+  lanes.load(most, lanes.constant(LEAST_MAGNITUDE));
+  for (let d = 0; d < headDim; d += NUM_LANES) {
+    lanes.load(values, mem(source, 4 * d));
+    lanes.op('vandps', values, values, lanes.constantBits(0x7fff_ffff));
+    // In this order of the sources a NaN leaves the maximum.
+    lanes.op('vmaxps', most, values, most);
+  }
+  lanes.spread(most, lanes.fold('vmaxps', most, values));
+  lanes.op('vminps', most, most, lanes.constant(MOST_MAGNITUDE));
+  lanes.op('vmulps', scale, most, lanes.constant(1 / 127));
+  a.vmovss(mem(scales), xmm(scale[0]?.id ?? 0));
+  lanes.load(scale, lanes.constant(127));
+  lanes.op('vdivps', scale, scale, most);
+  for (const part of new Set(inverse)) a.vmovaps(part, scale[0] ?? part);
+  lanes.release(most, values, scale);
 }

@@ -4,23 +4,24 @@ import type { Assembler } from '../asm/assembler.ts';
 import { emitFunction, type Frame } from '../asm/function.ts';
 import { type Mem, mem, sized } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import { type Gpr, rax } from '../asm/registers.ts';
+import { type Gpr, r32, rax } from '../asm/registers.ts';
 
 /*
  * A step program (`program.ts`) is a list of ops. An op is a kernel and its op block, memory that says what to work on:
  *
- *   i64 kernel(void *op, i64 thread, i64 numThreads)  →  number of pieces of the op
+ *   i64 kernel(void *op, u64 caller, i64 numThreads)  →  number of pieces of the op
  *
  * Every thread calls every kernel. A kernel cuts its op into pieces, the same in every thread, and its threads claim
  * them until none is left; each piece done is counted. The op is done when all pieces are: a thread that lost its core
- * between pieces delays nobody, and comes back to find the work done. Kernels hold nothing from one op to the next.
+ * between pieces delays nobody, and comes back to find the work done, or even the next step begun. So claims name the
+ * step: `caller` is generation << 32 | thread, and who comes with an old generation finds nothing to claim.
  *
- * The host zeroes the counters of all ops before a step; it writes nothing while the step runs.
+ * The host resets the counters of all ops before a step (`resetCounters`); it writes nothing while the step runs.
  */
 
 /** Byte offsets at the start of every op block. Counters stand on cache lines of their own; kernels' fields follow. */
 export const opField = {
-  /** u64 next piece to claim. */
+  /** u32 next piece to claim, u32 generation of the step. */
   claimed: 0,
   /** u64 pieces done. */
   finished: 64,
@@ -46,16 +47,21 @@ export interface OpFrame {
 /**
  * Emits a kernel. `count` leaves the number of pieces in rax, from the op and `numRows` alone; it runs once, may take
  * registers and locals for what pieces share, and emits constants. `piece` does the piece whose number is in rax; it may
- * change rax and every register that it takes. rax is never free to take.
+ * change rax and every register that it takes. rax is never free to take; two others must be left by `count`.
  */
 export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpFrame) => void): MachineCode {
   return emitFunction(name, 3, (a, f) => {
-    const [op, thread, numThreads] = f.args as [Gpr, Gpr, Gpr];
+    const [op, caller, numThreads] = f.args as [Gpr, Gpr, Gpr];
     const o: OpFrame = { a, f, op, thread: f.local(), numThreads: f.local(), numRows: f.local() };
-    a.mov(o.thread, thread);
-    a.mov(o.numThreads, numThreads);
-    f.release(thread, numThreads);
     f.take(rax);
+    a.mov(r32(rax), r32(caller));
+    a.mov(o.thread, rax);
+    a.mov(o.numThreads, numThreads);
+    // What remains is generation << 32: claims of this step count up from it.
+    const firstClaim = f.local();
+    a.sub(caller, rax);
+    a.mov(firstClaim, caller);
+    f.release(caller, numThreads);
     a.mov(rax, mem(op, opField.rows));
     a.mov(rax, mem(rax));
     a.mov(o.numRows, rax);
@@ -63,12 +69,21 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     count(o);
     a.mov(numPieces, rax);
 
-    const [claim, done] = [a.label('claim'), a.label('done')];
+    const [claim, retry, done] = [a.label('claim'), a.label('retry'), a.label('done')];
+    const [next, after] = [f.gpr(), f.gpr()];
     a.bind(claim);
-    a.mov(rax, 1);
-    a.lockXadd(mem(op, opField.claimed), rax);
-    a.cmp(rax, numPieces);
+    a.mov(rax, mem(op, opField.claimed));
+    a.bind(retry);
+    a.mov(next, rax);
+    a.sub(next, firstClaim);
+    // Unsigned: claims of a later step are far beyond.
+    a.cmp(next, numPieces);
     a.jae(done);
+    a.lea(after, mem(rax, 1));
+    a.lockCmpxchg(mem(op, opField.claimed), after);
+    a.jne(retry);
+    a.mov(rax, next);
+    f.release(next, after);
     piece(o);
     a.mov(rax, 1);
     a.lockXadd(mem(op, opField.finished), rax);
@@ -76,6 +91,16 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.bind(done);
     a.mov(rax, numPieces);
   });
+}
+
+/** Prepares op blocks, which start at these multiples of 64 in `words`, for a step. */
+export function resetCounters(words: Int32Array, blocks: Iterable<number>, generation: number): void {
+  for (const block of blocks) {
+    const at = block / 4;
+    words[at + opField.claimed / 4] = 0;
+    words[at + opField.claimed / 4 + 1] = generation;
+    words[at + opField.finished / 4] = 0;
+  }
 }
 
 /** A view of an op block's 8-byte fields. */
@@ -96,6 +121,11 @@ export class OpBlock {
   setFloat(field: number, value: number): void {
     this.#view.setFloat32(field, value, true);
   }
+}
+
+/** Makes the op block at `byteOffset` work on the number of rows that stands at `rows`. */
+export function setRows(buffer: ArrayBuffer, byteOffset: number, rows: Address): void {
+  new DataView(buffer, byteOffset).setBigInt64(opField.rows, BigInt(rows), true);
 }
 
 /** An 8-byte field of an op. */

@@ -1,10 +1,17 @@
-// Owns the emitted loop that runs a step program: op after op, all threads, no call back into JavaScript.
+// Owns the emitted loops that run a step program: op after op, on a team of threads, no call back into JavaScript.
 import type { Address } from '../../ffi/koffi.ts';
+import type { Assembler } from '../asm/assembler.ts';
 import { emitFunction } from '../asm/function.ts';
 import { mem, sized } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import { type Gpr, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi } from '../asm/registers.ts';
+import { type Gpr, r8, r10, r12, r13, r14, r15, r32, rax, rbp, rbx, rcx, rdi, rdx, rsi } from '../asm/registers.ts';
 import { opField } from './op.ts';
+
+/*
+ * The host starts a step with `start`, on a thread of its own; workers that spin or sleep beside it notice that the
+ * team's generation has changed, and join. `start` returns when the last op is done: it waits for pieces of work, never
+ * for threads. A worker that comes too late finds nothing to claim and goes back to wait.
+ */
 
 /** Byte offsets in a program: the header, then one record per op. */
 const programField = {
@@ -43,31 +50,60 @@ export function writeProgram(
   }
 }
 
-/** Polls of a counter, with a pause each, before the thread offers its core to others: some 20 us. */
-const POLLS_PER_YIELD = 512;
-/** Linux x86-64. */
-const SYSCALL_SCHED_YIELD = 24;
+/** Byte offsets in a team's block. What threads wait on stands on cache lines of its own. */
+export const teamField = {
+  /** u32 step that runs or ran last: 0 before the first, then counting; a futex. */
+  generation: 0,
+  /** u32 workers that sleep or are about to. */
+  sleepers: 64,
+  /** u64 address of the program to run, of `emitProgram`'s code, and i64 number of threads. */
+  program: 128,
+  run: 136,
+  numThreads: 144,
+  /** u32 not 0: workers return. Followed by a new generation. */
+  stop: 152,
+  /** i64 rounds of polling before a worker sleeps. */
+  numPolls: 160,
+} as const;
+export const TEAM_BYTES = 192;
 
-/**
- * `void fn(ggml_tensor *dst, int ith, int nth, void *program)`: a ggml custom operation. Between ops a thread waits
- * until the pieces that others hold are done; it waits for pieces, never for threads.
- */
+/** Linux x86-64. */
+const SYSCALL = { schedYield: 24, futex: 202 } as const;
+const FUTEX_WAIT_PRIVATE = 128;
+const FUTEX_WAKE_PRIVATE = 129;
+
+/** Polls of a counter, with a pause each, before the thread offers its core to others: some 10 us. */
+const POLLS_PER_YIELD = 256;
+
+/** Offers the core to whoever waits for one. Changes rcx and r11, keeps rax in `saved`. */
+function emitYield(a: Assembler, saved: Gpr): void {
+  a.mov(saved, rax);
+  a.mov(rax, SYSCALL.schedYield);
+  a.syscall();
+  a.mov(rax, saved);
+}
+
+/** `void run(void *program, u64 caller, void *team)`: all ops in order, as one thread of the team. */
 export function emitProgram(): MachineCode {
-  return emitFunction('program', 4, (a, f) => {
-    const [dst, ith, nth, program] = f.args as [Gpr, Gpr, Gpr, Gpr];
-    const [record, left, thread, numThreads, header, polls] = [rbx, rbp, r12, r13, r14, r15];
-    for (const register of [record, left, thread, numThreads, header, polls]) f.take(register);
-    f.release(dst, ith, nth);
+  return emitFunction('program', 3, (a, f) => {
+    const [program, callerArg, teamArg] = f.args as [Gpr, Gpr, Gpr];
+    const [record, left, caller, team, header, polls] = [rbx, rbp, r12, r13, r14, r15];
+    for (const register of [record, left, caller, team, header, polls]) f.take(register);
+    f.release(program, callerArg, teamArg);
     a.mov(header, program);
-    a.movsxd(thread, ith);
-    a.movsxd(numThreads, nth);
+    a.mov(caller, callerArg);
+    a.mov(team, teamArg);
     a.mov(left, mem(header, programField.numOps));
     a.lea(record, mem(header, HEADER_BYTES));
     const stamp = f.local();
+    const generation = f.local();
+    a.mov(rax, caller);
+    a.shr(rax, 32);
+    a.mov(generation, rax);
     a.mov(rax, mem(header, programField.stamps));
     // Only thread 0 stamps.
     a.mov(rcx, 0);
-    a.test(thread, thread);
+    a.test(r32(caller), r32(caller));
     a.cmovne(rax, rcx);
     a.mov(stamp, rax);
     const emitStamp = () => {
@@ -84,14 +120,18 @@ export function emitProgram(): MachineCode {
     };
 
     const next = a.here('op');
-    const [wait, done, poll] = [a.label('wait'), a.label('op_done'), a.label('poll')];
+    const [wait, done, aborted] = [a.label('wait'), a.label('op_done'), a.label('aborted')];
     emitStamp();
     a.mov(rax, mem(header, programField.abort));
     a.cmp(sized(mem(rax), 4), 0);
-    a.jne(f.exit);
+    a.jne(aborted);
     a.mov(rdi, mem(record, recordField.op));
-    a.mov(rsi, thread);
-    a.mov(rdx, numThreads);
+    // Steps that only fill the cache have no outputs, and nothing to do for ops on them.
+    a.mov(rax, mem(rdi, opField.rows));
+    a.cmp(sized(mem(rax), 8), 0);
+    a.je(done);
+    a.mov(rsi, caller);
+    a.mov(rdx, mem(team, teamField.numThreads));
     a.mov(rax, mem(record, recordField.kernel));
     a.callRegister(rax);
     a.mov(rdi, mem(record, recordField.op));
@@ -99,14 +139,21 @@ export function emitProgram(): MachineCode {
     a.bind(wait);
     a.cmp(mem(rdi, opField.finished), rax);
     a.jae(done);
+    // The step has ended without this thread: the counters are the next one's.
+    a.mov(rcx, generation);
+    a.cmp(mem(team, teamField.generation), r32(rcx));
+    a.jne(f.exit);
+    const patient = a.label('patient');
+    a.test(r32(caller), r32(caller));
+    a.je(patient);
+    a.mov(rcx, mem(header, programField.abort));
+    a.cmp(sized(mem(rcx), 4), 0);
+    a.jne(f.exit);
+    a.bind(patient);
     a.pause();
     a.sub(polls, 1);
     a.jne(wait);
-    a.bind(poll);
-    a.mov(polls, rax);
-    a.mov(rax, SYSCALL_SCHED_YIELD);
-    a.syscall(); // changes rax, rcx and r11
-    a.mov(rax, polls);
+    emitYield(a, polls);
     a.mov(polls, POLLS_PER_YIELD);
     a.jmp(wait);
     a.bind(done);
@@ -114,5 +161,123 @@ export function emitProgram(): MachineCode {
     a.sub(left, 1);
     a.jne(next);
     emitStamp();
+    a.jmp(f.exit);
+
+    // Workers leave. Thread 0 closes this op and those behind it, and waits for the pieces that others had claimed.
+    a.bind(aborted);
+    a.test(r32(caller), r32(caller));
+    a.jne(f.exit);
+    const close = a.here('close');
+    const [drain, drained] = [a.label('drain'), a.label('drained')];
+    a.mov(rdi, mem(record, recordField.op));
+    a.mov(rax, caller);
+    a.or(rax, 0x7fff_ffff);
+    a.xchg(mem(rdi, opField.claimed), rax);
+    a.mov(r32(rax), r32(rax));
+    a.bind(drain);
+    a.cmp(mem(rdi, opField.finished), rax);
+    a.jae(drained);
+    a.pause();
+    emitYield(a, polls);
+    a.jmp(drain);
+    a.bind(drained);
+    a.add(record, RECORD_BYTES);
+    a.sub(left, 1);
+    a.jne(close);
   });
+}
+
+/** `void start(void *team)`: begins the next generation, runs its program as thread 0, returns when it is done. */
+export function emitStart(): MachineCode {
+  return emitFunction('start', 1, (a, f) => {
+    const [teamArg] = f.args as [Gpr];
+    const team = f.take(rbx);
+    a.mov(team, teamArg);
+    emitNextGeneration(a, team);
+    a.mov(r32(rsi), mem(team, teamField.generation));
+    a.shl(rsi, 32);
+    emitRun(a, team);
+  });
+}
+
+/** `void end(void *team)`: begins a generation without a step: workers look whether they are to stop. */
+export function emitEnd(): MachineCode {
+  return emitFunction('end', 1, (a, f) => {
+    const [teamArg] = f.args as [Gpr];
+    const team = f.take(rbx);
+    a.mov(team, teamArg);
+    emitNextGeneration(a, team);
+  });
+}
+
+function emitNextGeneration(a: Assembler, team: Gpr): void {
+  const awake = a.label('awake');
+  a.mov(rax, 1);
+  a.lockXadd(mem(team, teamField.generation), r32(rax));
+  a.cmp(sized(mem(team, teamField.sleepers), 4), 0);
+  a.je(awake);
+  emitFutex(a, team, FUTEX_WAKE_PRIVATE, 0x7fff_ffff);
+  a.bind(awake);
+}
+
+/** `void *work(void *worker)`: a thread of the team for all its life. The worker's block: u64 team, i64 thread. */
+export function emitWorker(): MachineCode {
+  return emitFunction('worker', 1, (a, f) => {
+    const [worker] = f.args as [Gpr];
+    const [team, thread, seen, rounds] = [rbx, rbp, r12, r13];
+    for (const register of [team, thread, seen, rounds]) f.take(register);
+    a.mov(team, mem(worker));
+    a.mov(thread, mem(worker, 8));
+    a.mov(r32(seen), 0);
+    const [poll, run, sleep] = [a.label('poll'), a.label('run'), a.label('sleep')];
+    const idle = a.here('idle');
+    a.mov(rounds, mem(team, teamField.numPolls));
+    a.bind(poll);
+    a.cmp(mem(team, teamField.generation), r32(seen));
+    a.jne(run);
+    a.test(rounds, rounds);
+    a.je(sleep);
+    for (let i = 0; i < 16; i++) a.pause();
+    emitYield(a, r14);
+    a.sub(rounds, 1);
+    a.jmp(poll);
+
+    a.bind(sleep);
+    a.mov(rax, 1);
+    a.lockXadd(mem(team, teamField.sleepers), r32(rax));
+    // Sleeps only if the generation is still the one seen; `start` counts first and looks for sleepers then.
+    emitFutex(a, team, FUTEX_WAIT_PRIVATE, seen);
+    a.mov(rax, -1);
+    a.lockXadd(mem(team, teamField.sleepers), r32(rax));
+    a.jmp(idle);
+
+    a.bind(run);
+    a.mov(r32(seen), mem(team, teamField.generation));
+    a.cmp(sized(mem(team, teamField.stop), 4), 0);
+    a.jne(f.exit);
+    a.mov(rsi, seen);
+    a.shl(rsi, 32);
+    a.or(rsi, thread);
+    emitRun(a, team);
+    a.jmp(idle);
+  });
+}
+
+/** run(program, rsi, team) */
+function emitRun(a: Assembler, team: Gpr): void {
+  a.mov(rdi, mem(team, teamField.program));
+  a.mov(rdx, team);
+  a.mov(rax, mem(team, teamField.run));
+  a.callRegister(rax);
+}
+
+/** futex(&generation, operation, value, no time limit) */
+function emitFutex(a: Assembler, team: Gpr, operation: number, value: number | Gpr): void {
+  a.lea(rdi, mem(team, teamField.generation));
+  a.mov(rsi, operation);
+  a.mov(rdx, value);
+  a.mov(r10, 0);
+  a.mov(r8, 0);
+  a.mov(rax, SYSCALL.futex);
+  a.syscall();
 }

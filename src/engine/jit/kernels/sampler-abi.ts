@@ -2,7 +2,7 @@
 import { blockSize } from './sampler-math.ts';
 
 /*
- *   cell (8 bytes, the node's user data) ─► sample block: header, rows, edits
+ *   cell (8 bytes, named by the op) ─► sample block: header, rows, edits
  *
  * A sample block holds no addresses of itself: it may be written anywhere and copied to where the cell points, and a second
  * one may be written while the first is read.
@@ -13,8 +13,6 @@ export const headerField = {
   /** u64: address of the scratch memory (a multiple of 64), and i64: bytes of it per thread. */
   scratch: 0,
   scratchStride: 8,
-  /** i32: rows to handle; at most the outer dimension of logits and results. */
-  numOutputs: 16,
   /** i32: ids that have a token, at least 1; at most the inner dimension of the logits. */
   numIds: 20,
 } as const;

@@ -81,6 +81,9 @@ const countOnes = (value: bigint) => BigInt(value.toString(2).replaceAll('0', ''
 
 export const generalSemantics: Readonly<Record<string, Semantics>> = {
   mov: assign((o) => o.source(0)),
+  movzxb: assign((o) => BigInt.asUintN(8, o.source(0))),
+  movzxw: assign((o) => BigInt.asUintN(16, o.source(0))),
+  movsxb: assign((o) => BigInt.asIntN(8, o.source(0))),
   movsxd: assign((o) => BigInt.asIntN(32, o.source(0))),
   lea: assign((o) => o.address()),
   add: compute(
@@ -106,6 +109,7 @@ export const generalSemantics: Readonly<Record<string, Semantics>> = {
   popcnt: assign((o) => countOnes(o.source(0))),
   cmovb: moveIf(({ carry }) => carry),
   cmove: moveIf(({ zero }) => zero),
+  cmovne: moveIf(({ zero }) => !zero),
   // As if differences never overflowed.
   cmovl: moveIf(({ sign }) => sign),
   cmovg: moveIf(({ sign, zero }) => !sign && !zero),

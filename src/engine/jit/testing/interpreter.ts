@@ -21,9 +21,9 @@ const rspId = 4;
 const argumentIds = [7, 6, 2, 1, 8, 9];
 const savedIds = [3, 5, 12, 13, 14, 15];
 
-/** Calls `code` with integer arguments. Throws on foreign memory, unknown instructions, and registers not restored. */
-export function interpret(code: MachineCode, args: readonly number[], regions: readonly Region[]): void {
-  new Machine(code, regions).call(args);
+/** Calls `code` with integer arguments and returns what it leaves in rax. Throws on foreign memory, unknown instructions, and registers not restored. */
+export function interpret(code: MachineCode, args: readonly number[], regions: readonly Region[]): bigint {
+  return new Machine(code, regions).call(args);
 }
 
 class Machine implements VectorMachine {
@@ -47,7 +47,7 @@ class Machine implements VectorMachine {
       if (item.kind === 'label') this.#labels.set(item.label, { index, offset });
   }
 
-  call(args: readonly number[]): void {
+  call(args: readonly number[]): bigint {
     for (const [i, id] of argumentIds.entries()) this.#gprs[id] = BigInt(args[i] ?? 0xdead);
     for (const id of savedIds) this.#gprs[id] = BigInt(1000 + id);
     this.#gprs[rspId] = stackTop;
@@ -68,6 +68,7 @@ class Machine implements VectorMachine {
     }
     invariant(this.#gprs[rspId] === stackTop, 'the stack pointer is not restored');
     for (const id of savedIds) invariant(this.#gprs[id] === BigInt(1000 + id), 'a saved register is not restored');
+    return this.#gprs[0]!;
   }
 
   #labelOf(label: Label): { readonly index: number; readonly offset: number } {
@@ -83,10 +84,14 @@ class Machine implements VectorMachine {
       case 'call':
         return true;
       // As if differences never overflowed.
+      case 'js':
       case 'jl':
         return sign;
+      case 'jns':
       case 'jge':
         return !sign;
+      case 'jle':
+        return sign || zero;
       case 'jb':
         return carry;
       case 'jae':
@@ -111,6 +116,7 @@ class Machine implements VectorMachine {
     else if (vector) vector(this, operands);
     else if (key === 'div') this.#divide(this.#general(operands).dst());
     else if (key === 'lockXadd') this.#exchangeAdd(operands as [Mem, Gpr]);
+    else if (key === 'lockCmpxchg') this.#compareExchange(operands as [Mem, Gpr]);
     else if (key === 'push' || key === 'pop') this.#pushOrPop(key, operands[0] as Gpr);
     else invariant(key.startsWith('prefetch'), `instruction ${key} is not interpreted`);
   }
@@ -128,6 +134,16 @@ class Machine implements VectorMachine {
     const old = view.getBigUint64(at, true);
     view.setBigUint64(at, BigInt.asUintN(64, old + this.#gprs[register.id]!), true);
     this.#gprs[register.id] = old;
+  }
+
+  /** Memory that equals rax takes the register; else rax takes the memory. */
+  #compareExchange([place, register]: [Mem, Gpr]): void {
+    const { view, at } = this.#place(this.#addressOf(place), 8);
+    const old = view.getBigUint64(at, true);
+    const isEqual = old === this.#gprs[0];
+    this.#flags = { carry: false, zero: isEqual, sign: false };
+    if (isEqual) view.setBigUint64(at, this.#gprs[register.id]!, true);
+    else this.#gprs[0] = old;
   }
 
   #pushOrPop(key: 'push' | 'pop', { id }: Gpr): void {
@@ -190,9 +206,10 @@ class Machine implements VectorMachine {
   lanes(operand: Operand, numLanes: number): Uint32Array {
     invariant(typeof operand === 'object', 'a vector or memory');
     if (operand.kind === 'vec') return this.#vectors.slice(operand.id * 16, operand.id * 16 + numLanes);
-    invariant(operand.kind === 'mem' && !operand.broadcast, 'a vector or plain memory');
-    const { view, at } = this.#place(this.#addressOf(operand), numLanes * 4);
-    return Uint32Array.from({ length: numLanes }, (_, lane) => view.getUint32(at + 4 * lane, true));
+    invariant(operand.kind === 'mem', 'a vector or memory');
+    const step = operand.broadcast ? 0 : 4;
+    const { view, at } = this.#place(this.#addressOf(operand), operand.broadcast ? 4 : numLanes * 4);
+    return Uint32Array.from({ length: numLanes }, (_, lane) => view.getUint32(at + step * lane, true));
   }
 
   setLanes(operand: Operand, values: Uint32Array): void {

@@ -1,5 +1,5 @@
 // Owns what vector instructions do that move elements about or change their size, for the interpreter.
-import type { Operand, VecOrMem } from '../asm/operands.ts';
+import type { Mem, Operand, VecOrMem } from '../asm/operands.ts';
 import type { Vec } from '../asm/registers.ts';
 import type { VectorMachine } from './vector-semantics.ts';
 
@@ -23,6 +23,32 @@ const interleave =
     m.setLanes(dst as Vec, new Uint32Array(result.buffer));
   };
 
+/** One element of an xmm register, to memory. */
+const extract =
+  (elementBytes: 1 | 2 | 4): Semantics =>
+  (m, [dst, source, imm]) => {
+    const from = new Uint8Array(m.lanes(source as Vec, LANES_PER_128).buffer);
+    const lane = m.lanes(dst as Mem, 1);
+    const at = (imm as number) * elementBytes;
+    new Uint8Array(lane.buffer).set(from.subarray(at, at + elementBytes));
+    m.setLanes(dst as Mem, lane);
+  };
+
+type Narrow = typeof Uint8Array | typeof Int8Array | typeof Uint16Array;
+
+/** Elements of 1 or 2 bytes become 32-bit integers. */
+const widen =
+  (Elements: Narrow): Semantics =>
+  (m, [dst, source]) => {
+    const n = numLanes(dst);
+    const bytes = m.lanes(source as VecOrMem, (n * Elements.BYTES_PER_ELEMENT) / 4);
+    const elements = new Elements(bytes.buffer as ArrayBuffer);
+    m.setLanes(
+      dst as Vec,
+      Uint32Array.from({ length: n }, (_, lane) => elements[lane]!),
+    );
+  };
+
 /** Rounds to the nearest integer, ties to even. */
 function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
@@ -33,6 +59,15 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
   vmovdqu: (m, [dst, source]) => {
     const register = [dst, source].find((operand) => (operand as VecOrMem).kind === 'vec');
     m.setLanes(dst as VecOrMem, m.lanes(source as VecOrMem, numLanes(register)));
+  },
+  vpmovzxbd: widen(Uint8Array),
+  vpmovsxbd: widen(Int8Array),
+  vpmovzxwd: widen(Uint16Array),
+  vpshufb: (m, [dst, table, indices]) => {
+    const n = numLanes(dst);
+    const [from, pick] = [table, indices].map((operand) => new Uint8Array(m.lanes(operand as VecOrMem, n).buffer));
+    const bytes = Uint8Array.from(pick!, (index, at) => (index & 0x80 ? 0 : from![at - (at % 16) + (index & 15)]!));
+    m.setLanes(dst as Vec, new Uint32Array(bytes.buffer));
   },
   vpunpcklwd: interleave(2, false),
   vpunpckhwd: interleave(2, true),
@@ -69,6 +104,9 @@ export const shuffleSemantics: Readonly<Record<string, Semantics>> = {
     const start = LANES_PER_128 * (imm as number);
     m.setLanes(dst as VecOrMem, m.lanes(source as Vec, numLanes(source)).slice(start, start + LANES_PER_128));
   },
+  vpextrb: extract(1),
+  vpextrw: extract(2),
+  vpextrd: extract(4),
   vcvtps2ph: (m, [dst, source]) => {
     const values = new Float32Array(m.lanes(source as Vec, numLanes(source)).buffer);
     m.setLanes(dst as VecOrMem, new Uint32Array(Float16Array.from(values).buffer));

@@ -1,8 +1,9 @@
 // Owns what vector instructions do to lanes of 32 bits, for the interpreter.
 import { invariant } from '../../../common/errors.ts';
-import type { Operand } from '../asm/operands.ts';
+import type { Mem, Operand } from '../asm/operands.ts';
 import type { Gpr, Mask, Vec } from '../asm/registers.ts';
 import { fma32 } from '../kernels/float.ref.ts';
+import { packSemantics } from './pack-semantics.ts';
 import { shuffleSemantics } from './shuffle-semantics.ts';
 
 /** The interpreter as vector instructions see it. */
@@ -60,6 +61,14 @@ const integerBinary =
     const n = numLanesOf(operands);
     const [a, b] = [signed(m.lanes(at(operands, 1), n)), signed(m.lanes(at(operands, 2), n))];
     m.setLanes(at(operands, 0), bitsOf(a.map((x, lane) => op(x, b[lane]!))));
+  };
+
+const byteBinary =
+  (op: (a: number, b: number) => number): Semantics =>
+  (m, operands) => {
+    const n = numLanesOf(operands);
+    const [a, b] = [1, 2].map((i) => new Uint8Array(m.lanes(at(operands, i), n).buffer)) as [Uint8Array, Uint8Array];
+    m.setLanes(at(operands, 0), new Uint32Array(a.map((x, lane) => op(x, b[lane]!)).buffer));
   };
 
 const integerShift =
@@ -120,11 +129,15 @@ const copy: Semantics = (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(
 
 export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   ...shuffleSemantics,
+  ...packSemantics,
   vmovups: copy,
   vmovaps: copy,
   vmovss: (m, operands) => m.setLanes(at(operands, 0), m.lanes(at(operands, 1), 1)),
   vmovd: (m, [dst, source]) => {
-    if ((dst as Vec).kind === 'vec') m.setLanes(dst!, Uint32Array.of(Number(BigInt.asUintN(32, m.gpr(source as Gpr)))));
+    if ((source as Mem).kind === 'mem') m.setLanes(dst!, m.lanes(source!, 1));
+    else if ((dst as Vec).kind === 'vec')
+      m.setLanes(dst!, Uint32Array.of(Number(BigInt.asUintN(32, m.gpr(source as Gpr)))));
+    else if ((dst as Mem).kind === 'mem') m.setLanes(dst!, m.lanes(source!, 1));
     else m.setGpr(dst as Gpr, BigInt(m.lanes(source!, 1)[0]!));
   },
   vbroadcastss: shuffle(() => 0, 1),
@@ -151,6 +164,11 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
     const [a, b, c] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
     m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(a[lane]!, b[lane]!, value))));
   },
+  vfnmadd231ps: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [c, a, b] = [0, 1, 2].map((i) => floats(m.lanes(at(operands, i), n))) as [Floats, Floats, Floats];
+    m.setLanes(at(operands, 0), bitsOf(c.map((value, lane) => fma32(-a[lane]!, b[lane]!, value))));
+  },
   vmaxps: floatBinary(max),
   vminps: floatBinary(min),
   vaddss: floatScalar(add),
@@ -161,6 +179,8 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vandps: integerBinary(and),
   vandnps: integerBinary(andNot),
   vorps: integerBinary((a, b) => a | b),
+  vpor: integerBinary((a, b) => a | b),
+  vpsubb: byteBinary((a, b) => a - b),
   vxorps: integerBinary(xor),
   vpxor: integerBinary(xor),
   vpandd: integerBinary(and),
@@ -172,9 +192,23 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vpmaxud: integerBinary((a, b) => max(a >>> 0, b >>> 0)),
   vpcmpgtd: integerBinary((a, b) => (a > b ? -1 : 0)),
   vpslld: integerShift((a, count) => a << count),
+  vpsrlvd: integerBinary((a, count) => (count >>> 0 > 31 ? 0 : a >>> count)),
   vpsrld: integerShift((a, count) => a >>> count),
   vpsrad: integerShift((a, count) => a >> count),
   vpsrlw: integerShift((a, count) => ((a >>> (16 + count)) << 16) | ((a & 0xffff) >>> count)),
+  vpternlogd: (m, operands) => {
+    const n = numLanesOf(operands);
+    const [a, b, c] = [0, 1, 2].map((i) => m.lanes(at(operands, i), n)) as [Uint32Array, Uint32Array, Uint32Array];
+    /** Bits where the three are those of the row of the truth table. */
+    const matches = (row: number, lane: number) =>
+      (row & 4 ? a[lane]! : ~a[lane]!) & (row & 2 ? b[lane]! : ~b[lane]!) & (row & 1 ? c[lane]! : ~c[lane]!);
+    const rows = Array.from({ length: 8 }, (_, row) => row).filter((row) => ((operands[3] as number) >> row) & 1);
+    m.setLanes(
+      at(operands, 0),
+      a.map((_, lane) => rows.reduce((bits, row) => bits | matches(row, lane), 0)),
+    );
+  },
+  vpsllw: integerShift((a, count) => (((a >>> 16) << (16 + count)) | ((a << count) & 0xffff)) >>> 0),
   vpdpbusd: (m, operands) => {
     const n = numLanesOf(operands);
     const sums = signed(m.lanes(at(operands, 0), n));

@@ -1,18 +1,18 @@
-// Owns running the emitted sampler without a graph: two tensor headers, and memory that ends where the logits end.
+// Owns running the emitted sampler without a graph: an op block, and memory that ends where the logits end.
 import { koffi, viewMemory } from '../../ffi/koffi.ts';
 import { MAP, mmap, mprotect, munmap, PAGE_BYTES, PROT } from '../../ffi/libc.ts';
 import { allocateNative } from '../../ffi/memory.ts';
 import { loadCode } from '../../jit/asm/exec-memory.ts';
 import type { Isa } from '../../jit/cpu-features.ts';
-import { tensorField } from '../../jit/kernels/abi.ts';
-import { emitSampler } from '../../jit/kernels/sampler.ts';
+import { OpBlock, opField } from '../../jit/kernels/op.ts';
+import { emitSampler, SAMPLER_OP_BYTES, writeSamplerOp } from '../../jit/kernels/sampler.ts';
 import { resultElements, scratchBytes } from '../../jit/kernels/sampler-abi.ts';
 import { interpret, type Region } from '../../jit/testing/interpreter.ts';
 import { sampleBlockBytes, writeSampleBlock } from '../sample-block.ts';
 import { readSampleResults } from '../sample-results.ts';
 import type { SamplerInput, SamplerOutput } from '../sampler-task.ts';
 
-type Kernel = (results: number, thread: number, numThreads: number, cell: number) => void;
+type Kernel = (op: number, thread: number, numThreads: number) => number;
 
 /** Memory whose last byte lies before an unmapped page: reading past it kills the process. */
 function guarded(numBytes: number): { address: number; buffer: ArrayBuffer; free: () => void } {
@@ -23,7 +23,7 @@ function guarded(numBytes: number): { address: number; buffer: ArrayBuffer; free
   return { address, buffer: viewMemory(address, numBytes), free: () => munmap(base, usable + PAGE_BYTES) };
 }
 
-const kernelType = koffi.proto('void xllm_test_sampler(uintptr_t, int, int, uintptr_t)');
+const kernelType = koffi.proto('int64_t xllm_test_sampler(uintptr_t, int64_t, int64_t)');
 
 export class KernelRig {
   readonly #call: (args: Parameters<Kernel>, regions: readonly Region[]) => void;
@@ -69,23 +69,27 @@ export class KernelRig {
     const block = allocateNative(sampleBlockBytes(input));
     writeSampleBlock(block.buffer, 0, input, { numIds, scratch: scratch.address, scratchBytes: perThread });
 
-    const tensors = allocateNative(4096);
-    const view = new DataView(tensors.buffer);
-    const [resultTensor, logitsTensor, cell] = [0, 1024, 2048];
-    const set = (at: number, value: number) => view.setBigUint64(at, BigInt(value), true);
-    set(resultTensor + tensorField.src, tensors.address + logitsTensor);
-    set(resultTensor + tensorField.data, resultsMemory.address);
-    set(resultTensor + tensorField.nb + 8, resultElements(vocabSize) * 4);
-    set(logitsTensor + tensorField.data, logitsMemory.address);
-    set(logitsTensor + tensorField.nb + 8, vocabSize * 4);
-    set(cell, block.address);
-    const memories = [logitsMemory, resultsMemory, scratch, block, tensors];
+    const words = allocateNative(4096);
+    const view = new DataView(words.buffer);
+    const [opAt, cell, rows] = [0, 2048, 2056];
+    view.setBigUint64(cell, BigInt(block.address), true);
+    view.setBigUint64(rows, BigInt(numOutputs), true);
+    const op = new OpBlock(words.buffer, opAt, SAMPLER_OP_BYTES);
+    op.set(opField.rows, words.address + rows);
+    writeSamplerOp(op, {
+      cell: words.address + cell,
+      logits: logitsMemory.address,
+      logitsRowBytes: vocabSize * 4,
+      results: resultsMemory.address,
+      resultsRowBytes: resultElements(vocabSize) * 4,
+    });
+    const memories = [logitsMemory, resultsMemory, scratch, block, words];
     const regions = memories.map(({ address, buffer }) => ({ address, view: new DataView(buffer) }));
     const call = this.#call;
     return {
       run() {
-        for (let thread = 0; thread < numThreads; thread++)
-          call([tensors.address + resultTensor, thread, numThreads, tensors.address + cell], regions);
+        view.setBigUint64(opField.claimed, 0n, true);
+        for (let thread = 0; thread < numThreads; thread++) call([words.address + opAt, thread, numThreads], regions);
       },
       outputs: () => readSampleResults(input, { results, logits: native, vocabSize, numIds }),
       logitsAfter: () => native.slice(),

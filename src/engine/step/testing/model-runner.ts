@@ -1,24 +1,31 @@
 // Owns driving an executor by hand in tests: sequences fed in chunks and batches of the test's choosing, logits kept.
 import { openWeights } from '../../../files/open-weights.ts';
 import { openGgml } from '../../ffi/ggml.ts';
+import type { CacheGroup } from '../../kv/cache-group.ts';
 import type { KvSpace } from '../../kv/spaces/kv-space.ts';
 import { cacheGroups } from '../../models/config.ts';
 import { loadModel, type Model } from '../../models/model.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../../scheduler/plan.ts';
 import type { SampleRow } from '../../scheduler/sampling-params.ts';
-import { chooseProducts } from '../../tensor/products.ts';
+import type { WeightCacheOptions } from '../../weights/cache/cached-weights.ts';
 import type { DTypePolicy } from '../../weights/dtype-policy.ts';
-import { createGgmlExecutor } from '../create-executor.ts';
-import type { GgmlExecutor } from '../ggml-executor.ts';
-import type { Kernels } from '../kernel-code.ts';
+import { readModelConfig } from '../../models/registry.ts';
+import { packingFor, programObstacle } from '../../program/packing.ts';
+import { createExecutor, type LocalExecutor } from '../create-executor.ts';
+import { chooseKvElement, type KvCacheDtype } from '../kv-cache-dtype.ts';
+import { chooseKernels, type KernelChoice, type Kernels } from '../kernel-choice.ts';
 import { createPoolSpace } from './pool-space.ts';
 
 export interface RunnerOptions {
   readonly dtype?: DTypePolicy;
   readonly kernels?: Kernels;
   readonly deterministic?: boolean;
+  readonly kvCacheDtype?: KvCacheDtype;
   readonly numThreads?: number;
   readonly numPages?: number;
+  /** Of one step. Default 1,024. */
+  readonly maxTokens?: number;
+  readonly cache?: WeightCacheOptions;
   /** False: `step` gives no logits; for measurements. */
   readonly keepLogits?: boolean;
 }
@@ -54,24 +61,35 @@ const greedy: SampleRow = {
 
 export class ModelRunner {
   readonly model: Model;
-  readonly executor: GgmlExecutor;
+  readonly executor: LocalExecutor;
   readonly #space: KvSpace;
   readonly #numPages: number;
   #logits: Float32Array = new Float32Array(0);
   #stepId = 0;
 
-  private constructor(model: Model, space: KvSpace, options: RunnerOptions, numPages: number) {
+  private constructor(
+    model: Model,
+    groups: readonly CacheGroup[],
+    space: KvSpace,
+    choice: KernelChoice,
+    options: RunnerOptions,
+    numPages: number,
+  ) {
     this.model = model;
     this.#space = space;
     this.#numPages = numPages;
-    this.executor = createGgmlExecutor({
+    this.executor = createExecutor({
       ggml: openGgml(),
       model,
+      groups,
       space,
-      kernels: options.kernels ?? 'auto',
+      choice,
       deterministic: options.deterministic ?? false,
       numThreads: options.numThreads ?? 1,
       polls: false,
+      maxTokens: options.maxTokens ?? 1024,
+      maxOutputs: options.maxTokens ?? 1024,
+      maxPositions: model.config.maxPositions,
       ...(options.keepLogits === false
         ? {}
         : { observe: (_: StepPlan, logits: Float32Array) => void (this.#logits = logits.slice()) }),
@@ -81,11 +99,16 @@ export class ModelRunner {
   static async open(path: string, options: RunnerOptions = {}): Promise<ModelRunner> {
     const file = await openWeights(path);
     try {
-      const products = chooseProducts(options.kernels ?? 'auto');
-      const model = await loadModel(openGgml(), file, { dtype: options.dtype ?? 'auto', products });
+      const { dtype = 'auto', cache = null } = options;
+      const config = await readModelConfig(file);
+      const choice = chooseKernels(options.kernels ?? 'auto', programObstacle(config, file, dtype));
+      const packing = packingFor(choice.kernels);
+      const model = await loadModel(openGgml(), file, { config, dtype, packing, cache });
       const numPages = options.numPages ?? 256;
-      const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
-      return new ModelRunner(model, space, options, numPages);
+      const element = chooseKvElement(options.kvCacheDtype ?? 'auto', dtype, choice);
+      const groups = cacheGroups(model.config, element);
+      const space = createPoolSpace(groups, numPages);
+      return new ModelRunner(model, groups, space, choice, options, numPages);
     } finally {
       file.close();
     }

@@ -48,14 +48,16 @@ const wideOnly = new Set(
 const narrowOnly = new Set('vmovhlps vmovlhps'.split(' '));
 const registersOnly = new Set('vmovhlps vmovlhps vmovmskps vpmovmskb'.split(' '));
 const memoryOnly = new Set(
-  'vbroadcastf128 vbroadcasti128 vbroadcastf32x4 vbroadcasti32x4 vmovntps vmovss vmovsd'.split(' '),
+  'vbroadcastf128 vbroadcasti128 vbroadcastf32x4 vbroadcasti32x4 vmovntps vmovss vmovsd vpextrb vpextrw vpextrd'.split(
+    ' ',
+  ),
 );
 /** A comparison's mask or a scalar takes no destination mask here; these stay unmasked. */
 const unmasked = new Set('vmovhlps vmovlhps vmovntps vmovd vmovq vucomiss vucomisd vpmovm2d'.split(' '));
 
 function widths(key: string, row: VectorRow, isEvex: boolean): Bits[] {
   const isScalar = typeof row.tuple === 'number' && row.tuple <= 8 && row.mixed === undefined;
-  if (isScalar || narrowOnly.has(key)) return [128];
+  if (isScalar || narrowOnly.has(key) || key.startsWith('vpextr')) return [128];
   if (/^vinsert|^vextract/.test(key)) {
     if (/64x4/.test(key)) return [512];
     return isEvex ? [256, 512] : [256];

@@ -4,12 +4,13 @@ import { type KvShape } from '../abi.ts';
 import { CHUNK_POSITIONS } from '../tiles.ts';
 import { exp2 } from '../exp2.ts';
 import { fma32, foldSum } from '../float.ref.ts';
+import type { CachedHead } from '../kv-write.ref.ts';
 
-/** Cached keys and values of one row, as floats. */
+/** Cached keys and values of one row. */
 export interface RowCache {
   /** [K] */
-  key(position: number, kvHead: number): Float32Array;
-  value(position: number, kvHead: number): Float32Array;
+  key(position: number, kvHead: number): CachedHead;
+  value(position: number, kvHead: number): CachedHead;
 }
 
 export interface AttentionInput {
@@ -18,6 +19,8 @@ export interface AttentionInput {
   readonly softCap: number | null;
   /** Positions that a token sees, itself included; null: all before it. */
   readonly window: number | null;
+  /** [H] logits that take weight and give no value. */
+  readonly sinks: Float32Array | null;
   /** [T,H,K] */
   readonly queries: Float32Array;
   readonly rows: readonly { readonly firstPosition: number; readonly numTokens: number; readonly cache: RowCache }[];
@@ -56,8 +59,9 @@ function attendOne(
   const kvHead = Math.floor(head / (numHeads / numKvHeads));
   const first = window === null ? 0 : Math.max(0, position - window + 1);
   const scaled = query.map((value) => value * queryScale(input));
-  let maximum = f32(-1e30);
-  let total = 0;
+  const sink = input.sinks?.[head];
+  let maximum = sink === undefined ? f32(-1e30) : f32(sink * f32(Math.LOG2E));
+  let total = sink === undefined ? 0 : 1;
   const sums = new Float32Array(headDim);
   for (let chunk = first - (first % CHUNK_POSITIONS); chunk <= position; chunk += CHUNK_POSITIONS) {
     const low = Math.max(chunk, first);
@@ -70,8 +74,9 @@ function attendOne(
     for (let p = low; p < high; p++) {
       const weight = exp2(f32(scores[p - low]! - chunkMaximum));
       lanes[p % 16] = lanes[p % 16]! + weight;
-      const value = cache.value(p, kvHead);
-      for (let d = 0; d < headDim; d++) chunkSums[d] = fma32(weight, value[d]!, chunkSums[d]!);
+      const { elements, scale } = cache.value(p, kvHead);
+      const scaled = f32(weight * scale);
+      for (let d = 0; d < headDim; d++) chunkSums[d] = fma32(scaled, elements[d]!, chunkSums[d]!);
     }
     const merged = Math.max(maximum, chunkMaximum);
     const keep = exp2(f32(maximum - merged));
@@ -88,10 +93,11 @@ function attendOne(
 const queryScale = ({ scale, softCap }: AttentionInput): number =>
   f32(softCap === null ? scale * Math.LOG2E : scale / softCap);
 
-/** In units of log2: one chain of multiply-adds over the head dim. */
-function score({ softCap }: AttentionInput, query: Float32Array, key: Float32Array): number {
+/** In units of log2: one chain of multiply-adds over the head dim, then the key's scale. */
+function score({ softCap }: AttentionInput, query: Float32Array, { elements, scale }: CachedHead): number {
   let sum = 0;
-  for (let d = 0; d < query.length; d++) sum = fma32(key[d]!, query[d]!, sum);
+  for (let d = 0; d < query.length; d++) sum = fma32(elements[d]!, query[d]!, sum);
+  sum = f32(sum * scale);
   if (softCap === null) return sum;
   const power = exp2(Math.min(f32(sum * f32(2 * Math.LOG2E)), 30));
   return f32(f32(1 - f32(2 / f32(power + 1))) * f32(softCap * Math.LOG2E));

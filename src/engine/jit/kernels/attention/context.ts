@@ -1,11 +1,11 @@
 // Owns what the phases of the attention kernel share: sizes, scratch memory, locals.
-// Legend: R query rows of a tile (its tokens x the heads of one kv head), K head dim, C chunk positions.
+// Legend: R query rows of a row group, U of a unit (its tokens x the heads of one kv head), K head dim, C chunk positions.
 import type { Assembler } from '../../asm/assembler.ts';
 import type { Frame } from '../../asm/function.ts';
 import { type Mem, mem, offset } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { elementBytes, groupOf, type KvShape, partialRowBytes } from '../abi.ts';
+import { groupOf, type KvShape, partialRowBytes } from '../abi.ts';
 import { CHUNK_POSITIONS, tileTokens } from '../tiles.ts';
 import { NUM_LANES } from '../lanes.ts';
 
@@ -22,50 +22,54 @@ export interface Blocking {
   /** Vector registers, and how many hold 16 lanes. */
   readonly numRegisters: number;
   readonly partsPerWide: number;
-  /** Query rows at a time, at most. */
+  /** Query rows of a group, at most. */
   readonly maxRows: number;
 }
 
 const blockings: Readonly<Record<Isa, Blocking>> = {
-  // 6 accumulators of two registers, an operand of two, a broadcast.
   avx2: { numRegisters: 16, partsPerWide: 2, maxRows: 6 },
-  // 24 accumulators for two tiles or column groups, which saves every other broadcast.
   avx512: { numRegisters: 32, partsPerWide: 1, maxRows: 12 },
 };
 
 /** Tiles of 16 positions whose scores are computed side by side, at most. */
 export const MAX_SIDES = 4;
 
-/** Tiles side by side: as many as registers hold beside one broadcast, so that few rows too keep many sums in flight. */
-export function sidesFor({ numRegisters, partsPerWide }: Blocking, numRows: number): number {
-  return Math.min(MAX_SIDES, Math.floor((numRegisters - 1) / partsPerWide / (numRows + 1)));
+/**
+ * How many vectors, of 1, 2, 4, … `most`, stand beside `numRows` rows: an accumulator for each row and one operand per
+ * vector, and one broadcast. A divisor of `most`, so that every turn is alike.
+ */
+export function vectorsBeside({ numRegisters, partsPerWide }: Blocking, numRows: number, most: number): number {
+  let vectors = most;
+  while (vectors > 1 && (vectors * (numRows + 1) * partsPerWide >= numRegisters || most % vectors !== 0)) vectors--;
+  return vectors;
 }
+
+/** How far ahead of the tiles that are read the next ones are fetched: enough for the latency of memory. */
+export const TILES_AHEAD = 4;
 
 /** Byte offsets in a thread's scratch memory. */
 export interface ScratchLayout {
-  /** [R,K] queries times the scale. */
+  /** [U,K] queries times the scale. */
   readonly queries: number;
-  /** [K,16 * sides] keys of a few tiles, transposed. */
-  readonly keys: number;
   /** [R,C] scores, then weights; rows `scoreStride` bytes apart. */
   readonly scores: number;
   readonly scoreStride: number;
-  /** [R,K] accumulators of all chunks so far. */
+  /** [U,K] accumulators of all chunks so far. */
   readonly sums: number;
-  /** [R] running maximum and sum of weights. */
+  /** [U] running maximum and sum of weights. */
   readonly maxima: number;
   readonly totals: number;
-  /** What the current chunk leaves for each row, unless it is a part (`abi.ts`). */
+  /** [R] what the current chunk leaves for each row, unless it is a part (`abi.ts`). */
   readonly partial: number;
   /**
-   * [C / 16 + MAX_SIDES] addresses of the chunk's tiles: page plus place in the page, without the layer's key or value
-   * offset; the last one repeated, so that there always is a next one to fetch.
+   * Addresses of the tiles that the current chunk reads, in this order: its keys, its values, and the keys of the next
+   * chunk that are to be fetched meanwhile (the last ones repeated where there is none).
    */
-  readonly tiles: number;
+  readonly stream: number;
   readonly numBytes: number;
 }
 
-function scratchLayout(maxRows: number, shape: KvShape): ScratchLayout {
+function scratchLayout(unitRows: number, groupRows: number, shape: KvShape): ScratchLayout {
   const { headDim } = shape;
   let end = 0;
   const section = (numBytes: number): number => {
@@ -76,15 +80,14 @@ function scratchLayout(maxRows: number, shape: KvShape): ScratchLayout {
   // Tiles side by side may reach behind the chunk; and equal columns of rows should not meet in one cache set.
   const scoreStride = CHUNK_POSITIONS * 4 + (MAX_SIDES - 1) * WIDE_BYTES;
   return {
-    queries: section(maxRows * headDim * 4),
-    keys: section(headDim * MAX_SIDES * WIDE_BYTES),
-    scores: section(maxRows * scoreStride),
+    queries: section(unitRows * headDim * 4),
+    scores: section(groupRows * scoreStride),
     scoreStride,
-    sums: section(maxRows * headDim * 4),
-    maxima: section(maxRows * 4),
-    totals: section(maxRows * 4),
-    partial: section(maxRows * partialRowBytes(shape)),
-    tiles: section((CHUNK_POSITIONS / NUM_LANES + MAX_SIDES) * 8),
+    sums: section(unitRows * headDim * 4),
+    maxima: section(unitRows * 4),
+    totals: section(unitRows * 4),
+    partial: section(groupRows * partialRowBytes(shape)),
+    stream: section((2 * (CHUNK_POSITIONS / NUM_LANES) + 2 * TILES_AHEAD) * 8),
     numBytes: Math.ceil(end / 4096) * 4096,
   };
 }
@@ -96,99 +99,63 @@ export interface Sizes {
   readonly tileTokens: number;
   readonly blocking: Blocking;
   readonly scratch: ScratchLayout;
-  readonly elementBytes: number;
-  /** Between tokens of a head, and heads of a layer, in a page. */
-  readonly tokenBytes: number;
-  readonly headBytes: number;
 }
 
 export function sizesOf(shape: KvShape, isa: Isa): Sizes {
   const group = groupOf(shape);
   const tokens = tileTokens(group);
-  const tokenBytes = shape.headDim * elementBytes(shape);
   const blocking = blockings[isa];
   return {
     shape,
     group,
     tileTokens: tokens,
     blocking,
-    scratch: scratchLayout(tokens * group, shape),
-    elementBytes: elementBytes(shape),
-    tokenBytes,
-    headBytes: tokenBytes * shape.blockTokens,
+    scratch: scratchLayout(tokens * group, blocking.maxRows, shape),
   };
 }
 
-/** Values of the current node, unit and chunk, each in 8 bytes of the stack. */
-export interface Locals {
-  readonly node: Mem;
-  readonly step: Mem;
-  readonly numThreads: Mem;
-  readonly numUnits: Mem;
-  readonly queryData: Mem;
-  readonly queryHeadStride: Mem;
-  readonly queryTokenStride: Mem;
-  readonly outData: Mem;
-  readonly window: Mem;
-  readonly keyOffset: Mem;
-  readonly valueOffset: Mem;
-  /** The tile: */
-  readonly kvHead: Mem;
-  readonly firstToken: Mem;
-  readonly numTokens: Mem;
-  readonly numRows: Mem;
-  readonly firstPosition: Mem;
-  readonly segment: Mem;
-  readonly numParts: Mem;
-  readonly partStart: Mem;
+const localNames = [
+  'step',
+  'queryData',
+  'queryHeadStride',
+  'queryTokenStride',
+  'outData',
+  'outRowBytes',
+  'window',
+  /** The unit: */
+  'kvHead',
+  'firstToken',
+  'numTokens',
+  'numRows',
+  'firstPosition',
+  'segment',
+  'numParts',
+  'partStart',
   /** Addresses: of the parts' counter and results of this kv head, and of what the current chunk leaves. */
-  readonly counter: Mem;
-  readonly parts: Mem;
-  readonly partial: Mem;
-  /** The chunk: positions [position, chunkEnd), relative to its start [firstColumn, endColumn). */
-  readonly position: Mem;
-  readonly chunkEnd: Mem;
-  readonly chunkStart: Mem;
-  readonly firstColumn: Mem;
-  readonly endColumn: Mem;
-  readonly numTiles: Mem;
+  'counter',
+  'parts',
+  'partial',
+  /** The chunk: positions [position, chunkEnd), relative to its start from `firstColumn`, in `numTiles` tiles. */
+  'position',
+  'chunkEnd',
+  'chunkStart',
+  'firstColumn',
+  'numTiles',
+  /** The row group: its first row, how many rows, and the part of the chunk that they see, up to whole tiles. */
+  'row',
+  'groupRows',
+  'groupEnd',
+  'groupTiles',
+  'endColumn',
   /** Free for a phase. */
-  readonly spare: Mem;
-}
+  'spare',
+] as const;
 
-export function takeLocals(f: Frame): Locals {
-  return {
-    node: f.local(),
-    step: f.local(),
-    numThreads: f.local(),
-    numUnits: f.local(),
-    queryData: f.local(),
-    queryHeadStride: f.local(),
-    queryTokenStride: f.local(),
-    outData: f.local(),
-    window: f.local(),
-    keyOffset: f.local(),
-    valueOffset: f.local(),
-    kvHead: f.local(),
-    firstToken: f.local(),
-    numTokens: f.local(),
-    numRows: f.local(),
-    firstPosition: f.local(),
-    segment: f.local(),
-    numParts: f.local(),
-    partStart: f.local(),
-    counter: f.local(),
-    parts: f.local(),
-    partial: f.local(),
-    position: f.local(),
-    chunkEnd: f.local(),
-    chunkStart: f.local(),
-    firstColumn: f.local(),
-    endColumn: f.local(),
-    numTiles: f.local(),
-    spare: f.local(),
-  };
-}
+/** Values of the current op, unit, chunk and row group, each in 8 bytes of the stack. */
+export type Locals = Readonly<Record<(typeof localNames)[number], Mem>>;
+
+export const takeLocals = (f: Frame): Locals =>
+  Object.fromEntries(localNames.map((name) => [name, f.local()])) as Locals;
 
 /** What every phase is given. */
 export interface Context {
@@ -197,12 +164,13 @@ export interface Context {
   readonly isa: Isa;
   readonly sizes: Sizes;
   readonly locals: Locals;
+  readonly op: Gpr;
   /** The thread's scratch memory. */
   readonly scratch: Gpr;
 }
 
 /** A place in the thread's scratch memory. */
-export const scratchAt = (c: Context, offset: number): Mem => mem(c.scratch, offset);
+export const scratchAt = (c: Context, at: number): Mem => mem(c.scratch, at);
 
 /** One row's float in a section of scratch. */
 export const rowValue = (c: Context, section: number, row: Gpr): Mem =>
@@ -215,34 +183,33 @@ export function withGprs(c: Context, count: number, body: (...registers: Gpr[]) 
   c.f.release(...registers);
 }
 
-/** Bytes of a cache line. */
-const LINE_BYTES = 64;
-
-/** Fetches `numBytes` at `place` into the caches. Pages lie apart, so that the machine's own prefetching stops at each. */
-export function emitPrefetch({ a }: Context, place: Mem, numBytes: number): void {
-  for (let at = 0; at < numBytes; at += LINE_BYTES) a.prefetcht0(offset(place, at));
+/** A row of the unit becomes the number of its token. */
+export function emitTokenOf({ a, sizes: { group } }: Context, row: Gpr): void {
+  if (group === 1) return;
+  // Division by multiplication, exact for rows below 2^16 / group.
+  a.imul3(row, row, Math.floor(2 ** 16 / group) + 1);
+  a.shr(row, 16);
 }
 
+/** Bytes of a cache line. */
+export const LINE_BYTES = 64;
+
 /**
- * Runs `body(n)` for the rows of a tile, as many at a time as registers hold, then the rest; `remaining` counts down
- * from the number of rows. `body` must leave its pointers at the next row.
+ * Fetches `numBytes` at `place`. Tiles lie apart, so that the machine's own prefetching stops at each; and more lines
+ * can be under way to the second-level cache than to the first.
  */
-export function forRowGroups(c: Context, remaining: Gpr, name: string, body: (numRows: number) => void): void {
-  const { a, sizes } = c;
-  const { maxRows } = sizes.blocking;
-  const full = a.here(`${name}_rows`);
-  const rest = a.label(`${name}_rest`);
+export function emitPrefetch({ a }: Context, place: Mem, numBytes: number): void {
+  for (let at = 0; at < numBytes; at += LINE_BYTES) a.prefetcht1(offset(place, at));
+}
+
+/** Runs the `body` for the number of rows that the group has. */
+export function forGroupRows(c: Context, name: string, body: (numRows: number) => void): void {
+  const { a, sizes, locals } = c;
   const done = a.label(`${name}_done`);
-  a.cmp(remaining, maxRows);
-  a.jl(rest);
-  body(maxRows);
-  a.sub(remaining, maxRows);
-  a.jmp(full);
-  a.bind(rest);
-  for (let rows = maxRows - 1; rows > 0; rows--) {
-    if (!canRemain(sizes, rows)) continue;
+  for (let rows = sizes.blocking.maxRows; rows > 0; rows--) {
+    if (!canOccur(sizes, rows)) continue;
     const next = a.label(`${name}_not_${rows}`);
-    a.cmp(remaining, rows);
+    a.cmp(locals.groupRows, rows);
     a.jne(next);
     body(rows);
     a.jmp(done);
@@ -251,8 +218,11 @@ export function forRowGroups(c: Context, remaining: Gpr, name: string, body: (nu
   a.bind(done);
 }
 
-/** Whether a tile's number of rows (a multiple of the group) can leave this rest. */
-function canRemain({ group, tileTokens: most, blocking }: Sizes, rest: number): boolean {
-  for (let tokens = 1; tokens <= most; tokens++) if ((tokens * group) % blocking.maxRows === rest) return true;
+/** Whether a unit's rows (a multiple of the group), cut into groups of `maxRows`, leave one of this many. */
+function canOccur({ group, tileTokens: most, blocking: { maxRows } }: Sizes, rows: number): boolean {
+  for (let tokens = 1; tokens <= most; tokens++) {
+    const all = tokens * group;
+    if (all % maxRows === rows || (rows === maxRows && all >= maxRows)) return true;
+  }
   return false;
 }

@@ -1,27 +1,30 @@
 // Owns how a chunk joins those before it: always one by one, from left to right.
-import { mem } from '../../asm/operands.ts';
+import { type GprOrMem, type Imm, type Mem, mem } from '../../asm/operands.ts';
 import { xmm } from '../../asm/registers.ts';
 import { partialField, partialRowBytes } from '../abi.ts';
 import { emitExp2 } from '../exp2.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type Context, rowValue, scratchAt, withGprs } from './context.ts';
+import { type Context, rowValue, withGprs } from './context.ts';
 
 /**
- * For each row, with M, L, A of the chunks so far and m, l, a of the chunk in `partial`:
+ * For each of `numRows` rows from `row` on, with M, L, A of the chunks so far and m, l, a of the chunk in `partial`:
  *   M' = max(M, m), keep = 2^(M - M'), add = 2^(m - M'), L = L keep + l add, A = A keep + a add
  * A chunk of which the row sees nothing (m = LOWEST_MAX, l = 0, a = 0) changes no bit.
  */
-export function emitMerge(c: Context): void {
+export function emitMerge(c: Context, firstRow: GprOrMem | Imm, numRows: Mem): void {
   const { a, sizes, locals } = c;
   const { scratch, shape } = sizes;
   const field = partialField(shape);
   const lanes = new Lanes(a, c.isa);
   const [keep, add, maximum, total] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
   const [sum, part] = [lanes.take(), lanes.take()];
-  withGprs(c, 3, (row, chunk, sums) => {
-    a.mov(row, 0);
+  withGprs(c, 4, (row, end, chunk, sums) => {
+    a.mov(row, firstRow);
+    a.mov(end, row);
+    a.add(end, numRows);
     a.mov(chunk, locals.partial);
-    a.lea(sums, scratchAt(c, scratch.sums));
+    a.imul3(sums, row, shape.headDim * 4);
+    a.lea(sums, mem(c.scratch, scratch.sums, { index: sums }));
     const rows = a.here('merge_row');
     lanes.broadcast(keep, rowValue(c, scratch.maxima, row));
     lanes.broadcast(add, mem(chunk, field.maximum));
@@ -44,7 +47,7 @@ export function emitMerge(c: Context): void {
     a.add(chunk, partialRowBytes(shape));
     a.add(sums, shape.headDim * 4);
     a.add(row, 1);
-    a.cmp(row, locals.numRows);
+    a.cmp(row, end);
     a.jl(rows);
   });
 }

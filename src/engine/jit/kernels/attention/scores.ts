@@ -1,125 +1,109 @@
-// Owns the first phase of a chunk: keys turned, tile by tile, and their products with all query rows of the tile.
+// Owns the first phase of a chunk: products of the keys, tile by tile, with a group of query rows.
 // Each score is one chain of fused multiply-adds over the head dim in ascending order, starting from 0.
 import { mem } from '../../asm/operands.ts';
 import type { Gpr } from '../../asm/registers.ts';
-import { Lanes, NUM_LANES } from '../lanes.ts';
-import { type Context, forRowGroups, scratchAt, sidesFor, WIDE_BYTES, withGprs } from './context.ts';
-import { emitTurnedTile, sideBytes, type TurnedKeys } from './transpose.ts';
-
-/** Fills the chunk's scores from the tiles listed in scratch. A decoded token's few rows have a form of their own. */
-export function emitScores(c: Context): void {
-  const { a, sizes, locals } = c;
-  const { shape, blocking, group } = sizes;
-  const done = a.label('scores_done');
-  if (group <= blocking.maxRows) {
-    const many = a.label('many_rows');
-    a.cmp(locals.numRows, group);
-    a.jne(many);
-    // Each turned key is used once: halves are quicker to store than floats.
-    emitTiles(c, { sides: sidesFor(blocking, group), element: shape.element }, group);
-    a.jmp(done);
-    a.bind(many);
-  }
-  emitTiles(c, { sides: sidesFor(blocking, blocking.maxRows), element: 'f32' }, null);
-  a.bind(done);
-}
-
-/** All tiles of the chunk, some at a time, for this number of rows; null: for any number. */
-function emitTiles(c: Context, keys: TurnedKeys, numRows: number | null): void {
-  const { a, sizes, locals } = c;
-  const { scratch } = sizes;
-  withGprs(c, 2, (tile, column) => {
-    a.mov(tile, 0);
-    a.mov(column, locals.firstColumn);
-    const loop = a.here('score_tiles');
-    for (let side = 0; side < keys.sides; side++) {
-      const skip = a.label('no_tile');
-      withGprs(c, 2, (index, ahead) => {
-        a.lea(index, mem(tile, side));
-        // A missing tile leaves old keys there: its columns lie behind the last and are never read.
-        if (side > 0) {
-          a.cmp(index, locals.numTiles);
-          a.jge(skip);
-        }
-        a.mov(ahead, mem(c.scratch, scratch.tiles + 8 * keys.sides, { index, scale: 8 }));
-        a.mov(index, mem(c.scratch, scratch.tiles, { index, scale: 8 }));
-        a.add(ahead, locals.keyOffset);
-        a.add(index, locals.keyOffset);
-        emitTurnedTile(c, keys, { key: index, ahead, side });
-      });
-      a.bind(skip);
-    }
-    emitTileScores(c, keys, numRows, column);
-    a.add(column, NUM_LANES * keys.sides);
-    a.add(tile, keys.sides);
-    a.cmp(tile, locals.numTiles);
-    a.jl(loop);
-  });
-}
-
-/** Scores of the turned keys with the query rows, into columns `column` and following. */
-function emitTileScores(c: Context, keys: TurnedKeys, numRows: number | null, column: Gpr): void {
-  const { a, sizes, locals } = c;
-  const { scratch, shape } = sizes;
-  withGprs(c, 4, (query, out, key, count) => {
-    const registers = { query, out, key, count };
-    a.lea(query, scratchAt(c, scratch.queries));
-    a.lea(out, mem(c.scratch, scratch.scores, { index: column, scale: 4 }));
-    if (numRows !== null) {
-      emitDotProducts(c, keys, numRows, registers);
-      return;
-    }
-    withGprs(c, 1, (remaining) => {
-      a.mov(remaining, locals.numRows);
-      forRowGroups(c, remaining, 'score', (rows) => {
-        emitDotProducts(c, keys, rows, registers);
-        // The products moved `query` by one row.
-        if (rows > 1) a.add(query, (rows - 1) * shape.headDim * 4);
-        a.add(out, rows * scratch.scoreStride);
-      });
-    });
-  });
-}
+import { elementBytes, hasScales } from '../abi.ts';
+import { loadElements } from '../kv-element.ts';
+import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
+import {
+  type Context,
+  emitPrefetch,
+  forGroupRows,
+  LINE_BYTES,
+  MAX_SIDES,
+  scratchAt,
+  vectorsBeside,
+  WIDE_BYTES,
+  withGprs,
+} from './context.ts';
 
 /** Elements of the head dim per turn of the loop. */
 const UNROLL = 4;
 
-function emitDotProducts(
-  c: Context,
-  keys: TurnedKeys,
-  numRows: number,
-  { query, out, key, count }: Readonly<Record<'query' | 'out' | 'key' | 'count', Gpr>>,
-): void {
-  const { a, isa, sizes } = c;
+/** Fills the group's scores from its tiles of keys. */
+export function emitScores(c: Context): void {
+  forGroupRows(c, 'scores', (numRows) => emitTiles(c, numRows, vectorsBeside(c.sizes.blocking, numRows, MAX_SIDES)));
+}
+
+interface Block {
+  readonly numRows: number;
+  readonly sides: number;
+  /** Where the next tiles' addresses stand. */
+  readonly tile: Gpr;
+}
+
+/** All tiles, `sides` at a time. Sides behind the last tile read other tiles: their columns are never read. */
+function emitTiles(c: Context, numRows: number, sides: number): void {
+  const { a, sizes, locals } = c;
   const { scratch } = sizes;
-  const { headDim } = sizes.shape;
-  const lanes = new Lanes(a, isa);
-  const sums = Array.from({ length: numRows }, () => Array.from({ length: keys.sides }, () => lanes.take()));
-  const parts = Array.from({ length: keys.sides }, () => lanes.take());
-  const element = lanes.takeSplat();
-  for (const sum of sums.flat()) lanes.zero(sum);
-  a.lea(key, scratchAt(c, scratch.keys));
-  a.mov(count, headDim / UNROLL);
-  a.align(16);
-  const loop = a.here('dot');
-  for (let d = 0; d < UNROLL; d++) {
-    for (const [side, part] of parts.entries()) {
-      const place = mem(key, (d * keys.sides + side) * sideBytes(keys));
-      if (keys.element === 'f16') lanes.loadHalf(part, place);
-      else lanes.load(part, place);
-    }
+  withGprs(c, 2, (tile, out) => {
+    a.lea(tile, scratchAt(c, scratch.stream));
+    a.mov(out, locals.firstColumn);
+    a.lea(out, mem(c.scratch, scratch.scores, { index: out, scale: 4 }));
+    a.mov(locals.spare, 0);
+    const loop = a.here('score_tiles');
+    const lanes = new Lanes(a, c.isa);
+    const sums = emitDotProducts(c, lanes, { numRows, sides, tile });
     for (const [row, rowSums] of sums.entries()) {
-      lanes.broadcast(element, mem(query, (row * headDim + d) * 4));
-      for (const [side, sum] of rowSums.entries()) lanes.op('vfmadd231ps', sum, parts[side] ?? [], element);
+      for (const [side, sum] of rowSums.entries()) {
+        lanes.store(mem(out, row * scratch.scoreStride + side * WIDE_BYTES), sum);
+      }
     }
-  }
-  a.add(key, UNROLL * keys.sides * sideBytes(keys));
-  a.add(query, UNROLL * 4);
-  a.sub(count, 1);
-  a.jne(loop);
-  for (const [row, rowSums] of sums.entries()) {
-    for (const [side, sum] of rowSums.entries()) {
-      lanes.store(mem(out, row * scratch.scoreStride + side * WIDE_BYTES), sum);
+    a.add(out, WIDE_BYTES * sides);
+    a.add(tile, 8 * sides);
+    withGprs(c, 1, (done) => {
+      a.mov(done, locals.spare);
+      a.add(done, sides);
+      a.mov(locals.spare, done);
+      a.cmp(done, locals.groupTiles);
+      a.jl(loop);
+    });
+  });
+}
+
+/** Products [row][side] of a few tiles with all rows. */
+function emitDotProducts(c: Context, lanes: Lanes, { numRows, sides, tile }: Block): Wide[][] {
+  const { a, sizes, locals } = c;
+  const { scratch, shape } = sizes;
+  const rowBytes = NUM_LANES * elementBytes(shape);
+  const sums = Array.from({ length: numRows }, () => Array.from({ length: sides }, () => lanes.take()));
+  const columns = Array.from({ length: sides }, (_, side) => ({ side, key: c.f.gpr(), part: lanes.take() }));
+  const element = lanes.takeSplat();
+  withGprs(c, 4, (query, count, ahead, turn) => {
+    for (const { side, key } of columns) a.mov(key, mem(tile, 8 * side));
+    a.imul3(query, locals.row, shape.headDim * 4);
+    a.lea(query, mem(c.scratch, scratch.queries, { index: query }));
+    for (const sum of sums.flat()) lanes.zero(sum);
+    // In each turn one of the tiles ahead is fetched.
+    a.mov(turn, 0);
+    const turns = a.here('dot_turn');
+    a.mov(ahead, mem(tile, 8 * sides, { index: turn, scale: 8 }));
+    a.mov(count, shape.headDim / UNROLL / sides);
+    a.align(16);
+    const loop = a.here('dot');
+    emitPrefetch(c, mem(ahead), UNROLL * rowBytes * sides);
+    for (let d = 0; d < UNROLL; d++) {
+      for (const { key, part } of columns) loadElements(a, lanes, shape.element, part, mem(key, d * rowBytes));
+      for (const [row, rowSums] of sums.entries()) {
+        lanes.broadcast(element, mem(query, (row * shape.headDim + d) * 4));
+        for (const { side, part } of columns) lanes.op('vfmadd231ps', rowSums[side] ?? [], part, element);
+      }
     }
+    for (const { key } of columns) a.add(key, UNROLL * rowBytes);
+    a.add(ahead, UNROLL * rowBytes * sides);
+    a.add(query, UNROLL * 4);
+    a.sub(count, 1);
+    a.jne(loop);
+    if (hasScales(shape)) emitPrefetch(c, mem(ahead), LINE_BYTES);
+    a.add(turn, 1);
+    a.cmp(turn, sides);
+    a.jl(turns);
+  });
+  for (const { side, key } of columns) {
+    // The keys moved to the ends of their tiles, where the scales stand.
+    if (hasScales(shape))
+      for (const rowSums of sums) lanes.op('vmulps', rowSums[side] ?? [], rowSums[side] ?? [], mem(key));
+    c.f.release(key);
   }
+  return sums;
 }

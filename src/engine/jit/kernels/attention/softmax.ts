@@ -2,10 +2,10 @@
 import type { GprOrMem } from '../../asm/operands.ts';
 import { type Mem, mem, ripMem } from '../../asm/operands.ts';
 import { type Gpr, type Vec, xmm } from '../../asm/registers.ts';
-import { nodeField, partialField, partialRowBytes } from '../abi.ts';
+import { attentionField, hasScales, partialField, partialRowBytes, tileElementBytes } from '../abi.ts';
 import { emitExp2 } from '../exp2.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
-import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
+import { type Context, emitTokenOf, LOWEST_MAX, MASKED, withGprs } from './context.ts';
 
 /**
  * For each row with the visible columns [low, high) of the chunk:
@@ -13,13 +13,14 @@ import { type Context, LOWEST_MAX, MASKED, withGprs } from './context.ts';
  * A row that sees nothing of the chunk gets weights 0, m = LOWEST_MAX, l = 0.
  */
 export function emitSoftmax(c: Context): void {
-  const { a, sizes, locals } = c;
-  withGprs(c, 5, (token, row, low, high, zero) => {
-    a.mov(token, 0);
+  const { a, locals } = c;
+  withGprs(c, 4, (row, low, high, zero) => {
     a.mov(row, 0);
-    const tokens = a.here('softmax_token');
-    a.mov(high, locals.firstPosition);
-    a.add(high, token);
+    const rows = a.here('softmax_row');
+    a.mov(high, locals.row);
+    a.add(high, row);
+    emitTokenOf(c, high);
+    a.add(high, locals.firstPosition);
     a.sub(high, locals.chunkStart);
     a.add(high, 1);
     a.mov(low, high);
@@ -29,17 +30,10 @@ export function emitSoftmax(c: Context): void {
     a.cmovl(low, zero);
     a.cmp(high, locals.endColumn);
     a.cmovg(high, locals.endColumn);
-    const groupEnd = locals.spare;
-    a.lea(zero, mem(row, sizes.group));
-    a.mov(groupEnd, zero);
-    const rows = a.here('softmax_row');
     emitRow(c, { row, low, high });
     a.add(row, 1);
-    a.cmp(row, groupEnd);
+    a.cmp(row, locals.groupRows);
     a.jl(rows);
-    a.add(token, 1);
-    a.cmp(token, locals.numTokens);
-    a.jl(tokens);
   });
 }
 
@@ -128,10 +122,8 @@ function emitZeros(c: Context, lanes: Lanes, columns: Columns, from: GprOrMem, t
 
 /** score = cap * tanh(score), with tanh(x) = 1 - 2 / (e^2x + 1); |2x log2(e)| is cut where tanh is 1 as a float. */
 function emitSoftCap(c: Context, lanes: Lanes, columns: Columns): void {
-  const { a, locals } = c;
   const [x, n, power, cap] = [lanes.take(), lanes.take(), lanes.take(), lanes.takeSplat()];
-  a.mov(columns.column, locals.node);
-  lanes.broadcast(cap, mem(columns.column, nodeField.softCap));
+  lanes.broadcast(cap, mem(c.op, attentionField.softCap));
   forColumns(c, columns.column, columns.from, columns.to, 'soft_cap', () => {
     lanes.load(x, at(columns));
     lanes.op('vmulps', x, x, lanes.constant(2 * Math.LOG2E));
@@ -194,16 +186,31 @@ function emitMaximum(c: Context, lanes: Lanes, columns: Columns): Wide {
   return most;
 }
 
-/** Scores become weights; returns their sum. */
+/** Scores become weights; returns their sum. Weights of int8 values take on the values' scales, after the sum. */
 function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wide {
+  const { a, sizes, locals } = c;
+  const { shape, scratch } = sizes;
   const [sum, x, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
   lanes.zero(sum);
-  forColumns(c, columns.column, columns.from, columns.to, 'weight', () => {
-    lanes.load(x, at(columns));
-    lanes.op('vsubps', x, x, most);
-    emitExp2(lanes, x, n, power);
-    lanes.store(at(columns), x);
-    lanes.op('vaddps', sum, sum, x);
+  withGprs(c, hasScales(shape) ? 2 : 0, (tile, values) => {
+    if (tile) {
+      a.mov(tile, columns.from);
+      a.sub(tile, locals.firstColumn);
+      a.shr(tile, Math.log2(NUM_LANES));
+      a.add(tile, locals.numTiles);
+    }
+    forColumns(c, columns.column, columns.from, columns.to, 'weight', () => {
+      lanes.load(x, at(columns));
+      lanes.op('vsubps', x, x, most);
+      emitExp2(lanes, x, n, power);
+      lanes.op('vaddps', sum, sum, x);
+      if (tile && values) {
+        a.mov(values, mem(c.scratch, scratch.stream, { index: tile, scale: 8 }));
+        lanes.op('vmulps', x, x, mem(values, tileElementBytes(shape)));
+        a.add(tile, 1);
+      }
+      lanes.store(at(columns), x);
+    });
   });
   lanes.spread(sum, lanes.fold('vaddps', sum, x));
   lanes.release(x, n, power);

@@ -1,4 +1,4 @@
-// Owns the native side of kernel tests: tensors, a page pool, node and step blocks, and calls of emitted code.
+// Owns the native side of kernel tests: matrices, a page pool, op and step blocks, and calls of emitted code.
 import { type Address, koffi } from '../../../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../../../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../../asm/exec-memory.ts';
@@ -6,36 +6,56 @@ import type { MachineCode } from '../../asm/program.ts';
 import type { Isa } from '../../cpu-features.ts';
 import { interpret } from '../../testing/interpreter.ts';
 import {
-  elementBytes,
+  type AttentionOptions,
+  headBytes,
   type KvRow,
   type KvSegment,
   type KvShape,
-  NODE_BLOCK_BYTES,
+  countStep,
+  type HeadRows,
+  KV_OP_BYTES,
+  type LayerPages,
   pointStepCell,
   stepBlockBytes,
-  countStep,
-  tensorField,
-  writeNodeBlock,
+  writeAttentionOp,
+  writeKvWriteOp,
   writeStepBlock,
 } from '../abi.ts';
-import { attentionScratchBytes, emitAttention } from '../attention/attention.ts';
-import { emitKvWrite } from '../kv-write.ts';
+import { attentionScratchBytes, emitAttentionOp } from '../attention/attention.ts';
+import { emitKvWriteOp } from '../kv-write.ts';
+import { opField } from '../op.ts';
 
 export interface Layer {
   readonly scale: number;
   readonly softCap: number | null;
   readonly window: number | null;
+  /** [H] */
+  readonly sinks: Float32Array | null;
 }
 
-const TENSOR_BYTES = 512;
 const MAX_THREADS = 4;
-const kernelType = koffi.proto('void xllm_test_kernel(int64_t dst, int ith, int nth, int64_t node)');
-type Call = (dst: number, ith: number, nth: number, node: number) => void;
+/** In the control memory: the number of tokens, the step cell, the ops. */
+const at = { numTokens: 0, stepCell: 8, kvWrite: 64, attention: 64 + KV_OP_BYTES };
+const kernelType = koffi.proto('int64_t xllm_test_kernel(int64_t op, int64_t thread, int64_t numThreads)');
+type Call = (op: number, thread: number, numThreads: number) => void;
 /** A kernel; `async` runs it on a thread of koffi's (native code only). */
 export type Kernel = Call & { readonly async?: (...args: unknown[]) => void };
 
 /** Native code runs on this CPU; interpreted code, of any ISA, on a model of it that checks every access. */
 export type Execution = 'native' | 'interpreted';
+
+export interface Matrix {
+  readonly rows: HeadRows;
+  readonly values: Float32Array;
+  readonly index: (token: number, head: number) => number;
+}
+
+export interface StepMatrices {
+  readonly queries: Matrix;
+  readonly keys: Matrix;
+  readonly values: Matrix;
+  readonly out: AttentionOptions['out'];
+}
 
 /** One layer of one cache group, with kernels loaded. Two layers' worth of page, of which the second is used. */
 export class KvMachine {
@@ -46,13 +66,14 @@ export class KvMachine {
   readonly #pool: NativeMemory;
   readonly #control: NativeMemory;
   readonly #code: ExecutableCode | undefined;
+  readonly #pages: LayerPages;
+  readonly #attention: Omit<AttentionOptions, keyof LayerPages | 'rows' | 'queries' | 'out'>;
   readonly kvWrite: Kernel;
   readonly attention: Kernel;
 
   constructor(shape: KvShape, isa: Isa, layer: Layer, numPages: number, execution: Execution = 'native') {
     this.shape = shape;
-    const headBytes = shape.blockTokens * shape.headDim * elementBytes(shape);
-    this.layerBytes = 2 * shape.numKvHeads * headBytes;
+    this.layerBytes = 2 * shape.numKvHeads * headBytes(shape);
     this.pageBytes = Math.ceil((2 * this.layerBytes) / 4096) * 4096;
     this.#pool = this.allocate(numPages * this.pageBytes);
     // Memory that no token has written must not matter.
@@ -61,16 +82,16 @@ export class KvMachine {
     const scratch = this.allocate(scratchBytes * MAX_THREADS);
     new Uint8Array(scratch.buffer).fill(0xff);
     this.#control = this.allocate(4096);
-    writeNodeBlock(this.#control.buffer, 0, {
-      stepCell: this.#control.address + NODE_BLOCK_BYTES,
+    this.#pages = {
+      stepCell: this.#control.address + at.stepCell,
       keyOffset: this.layerBytes,
-      valueOffset: this.layerBytes + shape.numKvHeads * headBytes,
+      valueOffset: this.layerBytes + shape.numKvHeads * headBytes(shape),
       pageBytes: this.pageBytes,
-      ...layer,
-      scratch: scratch.address,
-      scratchBytes,
-    });
-    const codes = [emitKvWrite(shape, isa), emitAttention(shape, isa)] as const;
+    };
+    const sinks = layer.sinks && this.allocate(4 * shape.numHeads);
+    if (sinks) new Float32Array(sinks.buffer).set(layer.sinks ?? []);
+    this.#attention = { ...layer, sinks: sinks?.address ?? null, scratch: scratch.address, scratchBytes };
+    const codes = [emitKvWriteOp(shape, isa), emitAttentionOp(shape, isa)] as const;
     if (execution === 'interpreted') {
       const interpreted =
         (code: MachineCode): Kernel =>
@@ -95,8 +116,17 @@ export class KvMachine {
     return memory;
   }
 
-  get node(): Address {
-    return this.#control.address;
+  get kvWriteOp(): Address {
+    return this.#control.address + at.kvWrite;
+  }
+
+  get attentionOp(): Address {
+    return this.#control.address + at.attention;
+  }
+
+  /** Number of pieces of an op that are done. */
+  finished(op: Address): bigint {
+    return new DataView(this.#control.buffer).getBigInt64(op - this.#control.address + opField.finished, true);
   }
 
   page(index: number): Address {
@@ -125,39 +155,30 @@ export class KvMachine {
     return list;
   }
 
-  /** A tensor [tokens, heads, headDim] of floats; heads of a token lie `gap` floats apart from dense, tokens too. */
-  tensor(
-    numTokens: number,
-    numHeads: number,
-    gap = 0,
-  ): { address: Address; values: Float32Array; index: (t: number, h: number) => number } {
-    const { headDim } = this.shape;
-    const headStride = headDim + gap;
-    const tokenStride = numHeads * headStride + gap;
-    const data = this.allocate(numTokens * tokenStride * 4);
-    const header = this.allocate(TENSOR_BYTES);
-    const view = new BigInt64Array(header.buffer);
-    view.set([headDim, numHeads, numTokens, 1].map(BigInt), tensorField.ne / 8);
-    view.set([4, headStride * 4, tokenStride * 4, numTokens * tokenStride * 4].map(BigInt), tensorField.nb / 8);
-    view[tensorField.data / 8] = BigInt(data.address);
+  /** Floats [tokens, heads, headDim]; heads of a token lie `gap` floats apart from dense, tokens too. */
+  matrix(numTokens: number, numHeads: number, gap = 0): Matrix {
+    const headStride = this.shape.headDim + gap;
+    const rowStride = numHeads * headStride + gap;
+    const data = this.allocate(numTokens * rowStride * 4);
     return {
-      address: header.address,
+      rows: { address: data.address, rowBytes: 4 * rowStride, headBytes: 4 * headStride },
       values: new Float32Array(data.buffer),
-      index: (token, head) => token * tokenStride + head * headStride,
+      index: (token, head) => token * rowStride + head * headStride,
     };
   }
 
-  setSources(tensor: Address, sources: readonly Address[]): void {
-    const header = this.#memories.find((memory) => memory.address === tensor);
-    if (!header) throw new Error('not a tensor of this machine');
-    new BigInt64Array(header.buffer).set(sources.map(BigInt), tensorField.src / 8);
-  }
-
-  /** Makes the rows the current step. */
-  step(rows: readonly KvRow[], paddedTokens: number): void {
-    const memory = this.allocate(stepBlockBytes(countStep(this.shape, rows, paddedTokens)));
-    writeStepBlock(memory.buffer, 0, this.shape, this.pageBytes, rows, paddedTokens);
-    pointStepCell(this.#control.buffer, NODE_BLOCK_BYTES, memory.address);
+  /** Makes the rows the current step, over these matrices. */
+  step(rows: readonly KvRow[], matrices: StepMatrices): void {
+    const numTokens = rows.reduce((sum, row) => sum + row.numTokens, 0);
+    const memory = this.allocate(stepBlockBytes(countStep(this.shape, rows, numTokens)));
+    writeStepBlock(memory.buffer, 0, this.shape, this.pageBytes, rows, numTokens);
+    const { buffer, address } = this.#control;
+    pointStepCell(buffer, at.stepCell, memory.address);
+    new DataView(buffer).setBigInt64(at.numTokens, BigInt(numTokens), true);
+    const common = { ...this.#pages, rows: address + at.numTokens };
+    const { queries, keys, values, out } = matrices;
+    writeKvWriteOp(buffer, at.kvWrite, { ...common, keys: keys.rows, values: values.rows });
+    writeAttentionOp(buffer, at.attention, { ...common, ...this.#attention, queries: queries.rows, out });
   }
 
   free(): void {

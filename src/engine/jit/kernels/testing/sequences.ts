@@ -2,7 +2,7 @@
 import type { KvRow, KvShape } from '../abi.ts';
 import type { RowCache } from '../attention/attention.ref.ts';
 import { attentionReference } from '../attention/attention.ref.ts';
-import { cachedValue } from '../kv-write.ref.ts';
+import { cachedHead } from '../kv-write.ref.ts';
 import type { KvMachine, Layer } from './kv-machine.ts';
 
 export type Random = () => number;
@@ -61,8 +61,6 @@ export interface Part {
 
 export interface RunOptions {
   readonly numThreads?: number;
-  /** Tokens behind those of the parts. */
-  readonly numPadding?: number;
   /** Floats between heads and between tokens of the inputs. */
   readonly gap?: number;
   /** Segments start with the sequence instead of with the window. */
@@ -71,7 +69,7 @@ export interface RunOptions {
   readonly onlyWrites?: boolean;
 }
 
-/** Writes keys and values of the parts and attends; returns [T,H*K] with padding. Threads take turns. */
+/** Writes keys and values of the parts and attends; returns [T,H*K]. Threads take turns. */
 export function runStep(
   machine: KvMachine,
   layer: Layer,
@@ -79,11 +77,11 @@ export function runStep(
   options: RunOptions = {},
 ): Float32Array {
   const { numThreads = 1, onlyWrites = false } = options;
-  const call = prepareStep(machine, layer, parts, options);
-  for (let i = numThreads - 1; i >= 0; i--) machine.kvWrite(call.write, i, numThreads, machine.node);
+  const result = prepareStep(machine, layer, parts, options);
+  for (let i = numThreads - 1; i >= 0; i--) machine.kvWrite(machine.kvWriteOp, i, numThreads);
   if (onlyWrites) return new Float32Array();
-  for (let i = numThreads - 1; i >= 0; i--) machine.attention(call.out, i, numThreads, machine.node);
-  return call.result.slice();
+  for (let i = numThreads - 1; i >= 0; i--) machine.attention(machine.attentionOp, i, numThreads);
+  return result();
 }
 
 /** The same with both kernels on several system threads at once. */
@@ -93,42 +91,49 @@ export async function runStepInParallel(
   parts: readonly Part[],
   numThreads: number,
 ): Promise<Float32Array> {
-  const call = prepareStep(machine, layer, parts, {});
-  const all = (kernel: KvMachine['attention'], tensor: number) =>
+  const result = prepareStep(machine, layer, parts, {});
+  const all = (kernel: KvMachine['attention'], op: number) =>
     Promise.all(
       Array.from(
         { length: numThreads },
         (_, i) =>
           new Promise<void>((resolve, reject) =>
-            kernel.async?.(tensor, i, numThreads, machine.node, (error: unknown) =>
-              error ? reject(error as Error) : resolve(),
-            ),
+            kernel.async?.(op, i, numThreads, (error: unknown) => (error ? reject(error as Error) : resolve())),
           ),
       ),
     );
-  await all(machine.kvWrite, call.write);
-  await all(machine.attention, call.out);
-  return call.result.slice();
+  await all(machine.kvWrite, machine.kvWriteOp);
+  await all(machine.attention, machine.attentionOp);
+  return result();
 }
 
-function prepareStep(machine: KvMachine, layer: Layer, parts: readonly Part[], options: RunOptions) {
-  const { numPadding = 0, gap = 0, allSegments = false } = options;
+/** Makes the parts the machine's step; returns what reads its result [T,H*K]. */
+function prepareStep(
+  machine: KvMachine,
+  layer: Layer,
+  parts: readonly Part[],
+  options: RunOptions,
+): () => Float32Array {
+  const { gap = 0, allSegments = false } = options;
   const { shape } = machine;
   const { numHeads, numKvHeads, headDim, blockTokens } = shape;
-  const numTokens = parts.reduce((sum, part) => sum + part.numTokens, 0) + numPadding;
-  const tensors = [
-    { tensor: machine.tensor(numTokens, numHeads, gap), heads: numHeads, of: (s: Sequence) => s.queries },
-    { tensor: machine.tensor(numTokens, numKvHeads, gap), heads: numKvHeads, of: (s: Sequence) => s.keys },
-    { tensor: machine.tensor(numTokens, numKvHeads, gap), heads: numKvHeads, of: (s: Sequence) => s.values },
+  const numTokens = parts.reduce((sum, part) => sum + part.numTokens, 0);
+  const queries = machine.matrix(numTokens, numHeads, gap);
+  const keys = machine.matrix(numTokens, numKvHeads, gap);
+  const values = machine.matrix(numTokens, numKvHeads, gap);
+  const inputs = [
+    { matrix: queries, heads: numHeads, of: (s: Sequence) => s.queries },
+    { matrix: keys, heads: numKvHeads, of: (s: Sequence) => s.keys },
+    { matrix: values, heads: numKvHeads, of: (s: Sequence) => s.values },
   ] as const;
   const rows: KvRow[] = [];
   let token = 0;
   for (const { sequence, firstPosition, numTokens: count } of parts) {
-    for (const { tensor, heads, of } of tensors) {
+    for (const { matrix, heads, of } of inputs) {
       for (let t = 0; t < count; t++) {
         for (let h = 0; h < heads; h++) {
           const from = ((firstPosition + t) * heads + h) * headDim;
-          tensor.values.set(of(sequence).subarray(from, from + headDim), tensor.index(token + t, h));
+          matrix.values.set(of(sequence).subarray(from, from + headDim), matrix.index(token + t, h));
         }
       }
     }
@@ -137,14 +142,19 @@ function prepareStep(machine: KvMachine, layer: Layer, parts: readonly Part[], o
     rows.push({ firstPosition, numTokens: count, segments });
     token += count;
   }
-  const [query, key, value] = tensors.map(({ tensor }) => tensor.address) as [number, number, number];
-  const write = machine.tensor(1, 1).address;
-  const out = machine.tensor(numTokens, numHeads);
-  out.values.fill(Number.NaN);
-  machine.setSources(write, [key, value]);
-  machine.setSources(out.address, [query, write]);
-  machine.step(rows, numTokens);
-  return { write, out: out.address, result: out.values.subarray(0, numTokens * numHeads * headDim) };
+  // Heads of an output are adjacent, tokens may lie apart.
+  const outRow = numHeads * headDim + gap;
+  const memory = machine.allocate(numTokens * outRow * 4);
+  const all = new Float32Array(memory.buffer).fill(Number.NaN);
+  const out = { address: memory.address, rowBytes: 4 * outRow };
+  machine.step(rows, { queries, keys, values, out });
+  return () => {
+    const dense = new Float32Array(numTokens * numHeads * headDim);
+    for (let t = 0; t < numTokens; t++) {
+      dense.set(all.subarray(t * outRow, t * outRow + numHeads * headDim), t * numHeads * headDim);
+    }
+    return dense;
+  };
 }
 
 /** Cuts [0, numTokens) at random. */
@@ -176,13 +186,13 @@ export function runSplit(
 /** What the cache holds of a sequence. */
 function cacheOf(shape: KvShape, { keys, values }: Sequence): RowCache {
   const { numKvHeads, headDim, element } = shape;
-  const round = (all: Float32Array, position: number, kvHead: number) => {
+  const head = (all: Float32Array, position: number, kvHead: number) => {
     const at = (position * numKvHeads + kvHead) * headDim;
-    return all.subarray(at, at + headDim).map((value) => cachedValue(value, element));
+    return cachedHead(all.subarray(at, at + headDim), element);
   };
   return {
-    key: (position, kvHead) => round(keys, position, kvHead),
-    value: (position, kvHead) => round(values, position, kvHead),
+    key: (position, kvHead) => head(keys, position, kvHead),
+    value: (position, kvHead) => head(values, position, kvHead),
   };
 }
 

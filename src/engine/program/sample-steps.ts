@@ -1,0 +1,47 @@
+// Owns what the sampler op reads of each step.
+import type { Address } from '../ffi/koffi.ts';
+import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import { scratchBytes } from '../jit/kernels/sampler-abi.ts';
+import { sampleBlockBytes, writeSampleBlock } from '../sampler/sample-block.ts';
+import type { StepPlan } from '../scheduler/plan.ts';
+import { SwitchedBlock } from './switched-block.ts';
+
+export class SampleSteps {
+  readonly #cell: NativeMemory;
+  readonly #scratch: NativeMemory;
+  readonly #scratchBytes: number;
+  readonly #block: SwitchedBlock;
+  readonly #numIds: number;
+
+  /** `numIds`: ids that have a token; at most `vocabSize`. */
+  constructor(vocabSize: number, numIds: number, numThreads: number) {
+    this.#numIds = numIds;
+    this.#cell = allocateNative(64);
+    this.#scratchBytes = scratchBytes(vocabSize);
+    this.#scratch = allocateNative(this.#scratchBytes * numThreads);
+    this.#block = new SwitchedBlock(this.#cell.buffer, 0);
+  }
+
+  /** Of the 8 bytes that hold the address of the step's sample block. */
+  get cell(): Address {
+    return this.#cell.address;
+  }
+
+  stage(plan: StepPlan): void {
+    writeSampleBlock(this.#block.writable(sampleBlockBytes(plan)), 0, plan, {
+      numIds: this.#numIds,
+      scratch: this.#scratch.address,
+      scratchBytes: this.#scratchBytes,
+    });
+  }
+
+  publish(): void {
+    this.#block.publish();
+  }
+
+  free(): void {
+    this.#block.free();
+    this.#scratch.free();
+    this.#cell.free();
+  }
+}

@@ -1,0 +1,105 @@
+// Owns the threads that run step programs: native threads that live as long as the engine and never see JavaScript.
+import { invariant } from '../../common/errors.ts';
+import { type Address, koffi } from '../ffi/koffi.ts';
+import { createThread, joinThread } from '../ffi/libc.ts';
+import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
+import { emitEnd, emitProgram, emitStart, emitWorker, TEAM_BYTES, teamField } from '../jit/kernels/program.ts';
+
+export interface TeamOptions {
+  /** The thread that starts a step is one of them. */
+  readonly numThreads: number;
+  /** Whether workers poll for about a millisecond between steps before they sleep: waking one takes 50 us. */
+  readonly polls: boolean;
+}
+
+/** Rounds of 16 pauses and an offer of the core, 1 to 2 us each. */
+const NUM_POLLS = 1000;
+const LINE_BYTES = 64;
+
+type TeamCall = ReturnType<typeof koffi.decode>;
+
+const teamCall = koffi.proto('void xllm_team_call(uintptr_t)');
+
+export class ThreadTeam {
+  readonly numThreads: number;
+  readonly #code: ExecutableCode;
+  /** The team's block, then a line per worker. */
+  readonly #memory: NativeMemory;
+  readonly #words: Int32Array;
+  readonly #view: DataView;
+  readonly #start: TeamCall;
+  readonly #end: TeamCall;
+  readonly #workers: readonly number[];
+  #isRunning = false;
+
+  /** Throws SystemError when the system refuses memory or executing it. */
+  constructor({ numThreads, polls }: TeamOptions) {
+    this.numThreads = numThreads;
+    this.#code = loadCode([emitProgram(), emitStart(), emitEnd(), emitWorker()]);
+    const [run = 0, start = 0, end = 0, work = 0] = this.#code.addresses;
+    this.#memory = allocateNative(TEAM_BYTES + numThreads * LINE_BYTES);
+    this.#words = new Int32Array(this.#memory.buffer);
+    this.#view = new DataView(this.#memory.buffer);
+    this.#set(teamField.run, run);
+    this.#set(teamField.numThreads, numThreads);
+    this.#set(teamField.numPolls, polls ? NUM_POLLS : 0);
+    this.#start = koffi.decode(BigInt(start), teamCall);
+    this.#end = koffi.decode(BigInt(end), teamCall);
+    const workers: number[] = [];
+    for (let thread = 1; thread < numThreads; thread++) {
+      const at = TEAM_BYTES + thread * LINE_BYTES;
+      this.#set(at, this.#memory.address);
+      this.#set(at + 8, thread);
+      workers.push(createThread(work, this.#memory.address + at));
+    }
+    this.#workers = workers;
+  }
+
+  #set(field: number, value: number): void {
+    this.#view.setBigUint64(field, BigInt(value), true);
+  }
+
+  /** Of the next step: counters of its ops must name it. */
+  get nextGeneration(): number {
+    return (this.#words[teamField.generation / 4]! + 1) | 0;
+  }
+
+  /** Runs the program that `emitProgram` takes, off the event loop. Its counters must have been reset. */
+  async run(program: Address): Promise<void> {
+    this.#begin(program);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#start.async(this.#memory.address, (error: unknown) => {
+          if (error) reject(error as Error);
+          else resolve();
+        });
+      });
+    } finally {
+      this.#isRunning = false;
+    }
+  }
+
+  /** The same on the calling thread: tests and benchmarks. */
+  runSync(program: Address): void {
+    this.#begin(program);
+    this.#start(this.#memory.address);
+    this.#isRunning = false;
+  }
+
+  #begin(program: Address): void {
+    invariant(!this.#isRunning, 'a program is already running');
+    this.#isRunning = true;
+    this.#set(teamField.program, program);
+  }
+
+  /** Ends the threads. Programs may be freed afterwards, and not before. */
+  close(): void {
+    invariant(!this.#isRunning, 'the team is closed under a running program');
+    this.#words[teamField.stop / 4] = 1;
+    this.#end(this.#memory.address);
+    for (const worker of this.#workers) joinThread(worker);
+    this.#code.free();
+    this.#memory.free();
+  }
+}
