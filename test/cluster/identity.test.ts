@@ -64,8 +64,12 @@ test('each decision can be explained, and every instance had its share', async (
 
 test('a session stays on its instance', async () => {
   const ids = Array.from({ length: 6 }, (_, i) => `session-${i}`);
-  for (const id of ids)
-    await ask(cluster.url, { prompt: [7, Number(id.at(-1))], max_tokens: 1, session_id: 'anna' }, { id });
+  for (const id of ids) {
+    const body = { prompt: [7, Number(id.at(-1))], max_tokens: 1 };
+    // By field or by header: the same session.
+    if (id.endsWith('0')) await ask(cluster.url, { ...body, session_id: 'anna' }, { id });
+    else await ask(cluster.url, body, { id, session: 'anna' });
+  }
   const lives = await Promise.all(ids.map((id) => lifeOf(cluster.url, id)));
   const routed = lives.map((life) => life?.prompts[0]?.events[0]);
   expect(new Set(routed.map((event) => event?.instance)).size).toBe(1);

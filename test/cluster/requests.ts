@@ -74,11 +74,15 @@ interface Chunk {
 export async function ask(
   url: string,
   body: Body,
-  options: { id?: string; onEvent?: () => void } = {},
+  options: { id?: string; session?: string; onEvent?: () => void } = {},
 ): Promise<Answer> {
   const response = await fetch(`${url}/v1/completions`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', ...(options.id ? { 'x-request-id': options.id } : {}) },
+    headers: {
+      'content-type': 'application/json',
+      ...(options.id ? { 'x-request-id': options.id } : {}),
+      ...(options.session ? { 'x-session-id': options.session } : {}),
+    },
     body: JSON.stringify({ ...body, return_token_ids: true }),
   });
   const id = response.headers.get('x-request-id') ?? '';

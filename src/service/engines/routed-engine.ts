@@ -16,7 +16,7 @@ import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
-import type { EnginePool } from './engine-pool.ts';
+import type { EngineConnection } from './engine-connection.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
 
@@ -41,8 +41,18 @@ const DEFAULT_DEADLINE_MS = 6 * 3_600_000;
 /** How often waiting requests look for an instance, besides whenever one becomes available. */
 const RETRY_MS = 250;
 
+/** The instances that requests are routed to. */
+export interface RoutedInstances {
+  readonly models: readonly EngineModel[];
+  view(): ClusterView;
+  connection(name: string): Pick<EngineConnection, 'model' | 'submit'> | null;
+  statuses(): Promise<readonly InstanceStatus[]>;
+  /** Calls back whenever an instance has become able to take requests. Returns what ends it. */
+  onAvailable(listener: () => void): () => void;
+}
+
 export class RoutedEngine implements EngineClient, RoutingControl {
-  readonly #pool: EnginePool;
+  readonly #pool: RoutedInstances;
   readonly #clock: Clock;
   readonly #options: RoutingOptions;
   readonly #router: Router;
@@ -59,7 +69,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
 
-  constructor(pool: EnginePool, clock: Clock, options: RoutingOptions) {
+  constructor(pool: RoutedInstances, clock: Clock, options: RoutingOptions) {
     this.#pool = pool;
     this.#clock = clock;
     this.#options = options;
