@@ -41,7 +41,6 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   cacheFolder: '',
   weightsCacheLimit: 0,
   weightsMemory: 'auto',
-  kvCacheDtype: 'auto',
   ...setting,
 });
 
