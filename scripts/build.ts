@@ -7,7 +7,7 @@ const dist = join(root, 'dist');
 rmSync(dist, { recursive: true, force: true });
 if (!run('tsc', ['-p', 'tsconfig.build.json'])) process.exit(1);
 // What tsc leaves behind: generated JavaScript with its declarations, and the files that pages and protocols consist of.
-const assets = globSync('src/**/*.{html,css,js,svg,proto}', { cwd: root }).concat(
+const assets = globSync('src/**/*.{html,css,js,svg,proto,py}', { cwd: root }).concat(
   globSync('src/**/generated/*.d.ts', { cwd: root }),
 );
 for (const file of assets) cpSync(join(root, file), join(dist, file));

@@ -79,7 +79,9 @@ describe('docs/numbers.md', () => {
     expect(text).toContain('commit abcdef');
     expect(text).toContain('| roofline | 50.0 GB/s read, 900 int8 GOPS on 2 threads |');
     // 100 tokens take 100 readings of 1e8 bytes, or 2 x 1e8 operations each.
-    expect(text).toContain('| Decode | tok/s | 150 | 100 | other | 1.50 | 2.20 | 4500 | 500 | 30 % | - | 0 | decode |');
+    expect(text).toContain(
+      '| Decode | tok/s | 150 | 100 | other | 1.50 | 2.20 | 4500 | 500 | 30 % | - | - | 0 | decode |',
+    );
     expect(text).toContain('`xllm bench compare --models smollm2-135m-instruct --scenarios`');
     expect(text).toContain('| other (WRONG) |');
     expect(text).toContain('- third: left out: it has no such format');

@@ -1,6 +1,6 @@
 // The published package in an empty project: installs, serves, tokenises, type-checks, and leaves the project's Node alone.
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -25,6 +25,12 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 test("the project's own Node stays what it was", async () => {
   expect(readdirSync(join(project, 'node_modules', '.bin'))).not.toContain('node');
+});
+
+test('it carries what is no TypeScript', () => {
+  const installed = (path: string) => existsSync(join(project, 'node_modules/xllm/src', path));
+  for (const path of ['service/http/page/index.html', 'contract/xllm.proto', 'cli/bench/peers/openvino-server.py'])
+    expect(installed(path), path).toBe(true);
 });
 
 test('it serves and tokenises a long prompt', async () => {

@@ -76,6 +76,7 @@ describe('figureRows', () => {
         bestPeer: 'peer',
         ratio: 2, // of 1 3 2: the round without a rival's figure is left out
         eventLoopUsPerStep: 101.5,
+        leastWaves: null,
         // 2 tokens: 2 x 2 x 1e6 + 2 x 2 x 1e6 operations; 2 readings of 1e6 bytes.
         bounds: { product: 250, memory: 1000 },
         numDisturbed: 1,
@@ -95,7 +96,7 @@ describe('figureRows', () => {
   });
 
   const closed = (system: string, round: number, id: string, value: number, tpotMs: number) =>
-    sample(system, round, value, { scenario: id, tpotMs });
+    sample(system, round, value, { scenario: id, tpotMs, numWaves: value / 100 });
 
   it('relates ours to the best of several peers, round by round', () => {
     const systems = [system('xllm'), system('a'), system('b')];
@@ -128,6 +129,7 @@ describe('figureRows', () => {
       ['tpot-100', 600, 100, 6],
     ]);
     expect(rows[3]?.scenarioIds).toEqual(['closed-8', 'closed-16']);
+    expect(rows.map(({ leastWaves }) => leastWaves)).toEqual([1, 2, 4, 1]);
   });
 
   it('measures again what decides a row: the best peers, and those near them', () => {

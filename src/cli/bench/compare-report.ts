@@ -20,6 +20,8 @@ export interface FigureRow {
   readonly ratio: number | null;
   /** Median over our rounds, in µs; null where it does not tell. */
   readonly eventLoopUsPerStep: number | null;
+  /** Of the shortest sample of a closed loop: completions per place; null for other rows. */
+  readonly leastWaves: number | null;
   /** null where no roofline was measured. */
   readonly bounds: Bounds | null;
   /** Samples that no attempt found quiet. */
@@ -38,6 +40,10 @@ interface RowSource {
 
 function medianOrNull(values: readonly number[]): number | null {
   return values.length === 0 ? null : median(values);
+}
+
+function leastOrNull(values: readonly number[]): number | null {
+  return values.length === 0 ? null : Math.min(...values);
 }
 
 function bestUnderLimit(samples: readonly Sample[], { tpotMs: limit }: LimitedRow): Sample[] {
@@ -90,6 +96,7 @@ export function figureRows(model: ModelResult, result: Pick<CompareResult, 'scen
       eventLoopUsPerStep: medianOrNull(
         mine.flatMap(({ eventLoopUsPerStep }) => (eventLoopUsPerStep === null ? [] : [eventLoopUsPerStep])),
       ),
+      leastWaves: leastOrNull(source.samples.flatMap(({ numWaves }) => (numWaves === null ? [] : [numWaves]))),
       bounds: boundsOfRow(mine, model, result),
       numDisturbed: source.samples.filter(({ isDisturbed }) => isDisturbed).length,
       numFailed: source.samples.filter(({ numFailed }) => numFailed > 0).length,

@@ -189,9 +189,8 @@ async function compareOnModel(spec: string, comparison: Comparison): Promise<voi
   result.models.push(modelResult);
   const { maxForeignCores, maxAttempts, sampleS } = options;
   const { vocabSize } = model;
-  const settings: RoundSettings = {
-    ...{ scenarios: chosen, vocabSize, threads, maxForeignCores, maxAttempts, sampleS, signal, log },
-  };
+  const limits = { maxForeignCores, maxAttempts, sampleS };
+  const settings: RoundSettings = { ...limits, scenarios: chosen, vocabSize, threads, signal, log };
   const sink = {
     onSample: (sample: ModelResult['samples'][number]) => {
       modelResult.samples.push(sample);

@@ -43,7 +43,8 @@ export async function runSteady(
   let closeMs = 0;
   let numPlacesWithoutToken = plan.concurrency;
   let numCompletions = 0;
-  let timer: Promise<void> | null = null;
+  /** The one that ends the counting, once it has begun. */
+  const timers: Promise<void>[] = [];
   let nextIndex = 0;
 
   function end(): void {
@@ -54,9 +55,10 @@ export async function runSteady(
   function onPlaceStarted(): void {
     if (--numPlacesWithoutToken > 0) return;
     openMs = clock.now();
-    timer = clock.sleep(plan.maxMs, ending).then(end, (error: unknown) => {
+    const isUp = clock.sleep(plan.maxMs, ending).then(end, (error: unknown) => {
       if (!ending.aborted) throw error;
     });
+    timers.push(isUp);
   }
 
   async function keepBusy(place: number): Promise<void> {
@@ -74,7 +76,7 @@ export async function runSteady(
   }
 
   await Promise.all(Array.from({ length: plan.concurrency }, (_, place) => keepBusy(place)));
-  await timer;
+  await Promise.all(timers);
   return { records, openMs: Math.min(openMs, closeMs), closeMs };
 }
 

@@ -64,7 +64,7 @@ interface ProductRow {
   /** Multiplications and additions of one accumulation in a register. */
   readonly operations: number;
   readonly register: (id: number) => Vec;
-  emit(a: Assembler, sum: Vec, x: Vec, y: Vec): void;
+  readonly emit: (a: Assembler, sum: Vec, x: Vec, y: Vec) => void;
 }
 
 /** What kernels can use for each kind; undefined: nothing faster than the float32 row. */
