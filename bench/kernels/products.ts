@@ -1,6 +1,6 @@
 // Owns the measurement of emitted products: as ops of a program, beside the roofline of the same threads and ggml's.
 // node bench/kernels/products.ts [--threads 2] [--rows 1,4,8,16,64,512] [--only Q4_1,F32] [--shapes 3072x576] [--fine]
-//   [--gate silu] [--isa avx2] [--ggml] [--rounds 15]
+//   [--gate silu] [--isa avx2] [--ggml] [--rounds 15] [--megabytes 96]
 import { parseArgs } from 'node:util';
 import { openGgml } from '../../src/engine/ffi/ggml.ts';
 import { koffi } from '../../src/engine/ffi/koffi.ts';
@@ -38,6 +38,8 @@ const { values: args } = parseArgs({
     gate: { type: 'string' },
     isa: { type: 'string' },
     ggml: { type: 'boolean', default: false },
+    // Matrices of one run together: more than the caches, as a model's are.
+    megabytes: { type: 'string', default: '96' },
   },
 });
 const shapes = args.shapes.split(',').map((shape) => shape.split('x').map(Number) as [N: number, K: number]);
@@ -45,8 +47,7 @@ const numThreads = Number(args.threads);
 const isa = (args.isa as Isa | undefined) ?? supportedIsas()[0];
 if (!isa) throw new Error('no emitted kernels on this CPU');
 const gate = (args.gate as Gate | undefined) ?? null;
-/** Matrices of one run together exceed the caches, as a model's do. */
-const workingSetBytes = 96 * 2 ** 20;
+const workingSetBytes = Number(args.megabytes) * 2 ** 20;
 
 const CLOCK_THREAD_CPUTIME_ID = 3;
 const clockGettime = koffi.load('libc.so.6').func('int clock_gettime(int, _Out_ int64_t *)');
@@ -213,7 +214,7 @@ function ggmlRun(format: PackedFormat, weights: NativeMemory, [N, K]: readonly [
   return [{ count: copies, once: () => pool.runSync(g.handle, workBytes) }];
 }
 
-const weights = allocateNative(2 * workingSetBytes);
+const weights = allocateNative(Math.max(2 * workingSetBytes, 256 * 2 ** 20));
 fill(weights);
 const { gops, gbPerSecond } = roofline(weights);
 const peaks = `${gops.toFixed(0)} int8 GOPS from registers, ${gbPerSecond.toFixed(1)} GB/s from memory`;
