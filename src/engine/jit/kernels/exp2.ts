@@ -1,4 +1,5 @@
 // Owns 2^x, the one exponential of the attention kernels: emitted, and as its scalar twin.
+import { invariant } from '../../../common/errors.ts';
 import { fma32, roundHalfToEven } from './float.ref.ts';
 import type { Lanes, Wide } from './lanes.ts';
 
@@ -15,16 +16,31 @@ const polynomial = [
 const LOWEST = -127;
 const MANTISSA_BITS = 23;
 
+/**
+ * The constants of `emitExp2` in registers, for a loop: where 16 lanes are one register there are enough, and each
+ * constant read from memory costs as much as a multiplication.
+ */
+export function takeExp2Constants(lanes: Lanes): readonly Wide[] | null {
+  if (lanes.isa === 'avx2') return null;
+  return [LOWEST, ...polynomial].map((value) => {
+    const constant = lanes.take();
+    lanes.load(constant, lanes.constant(value));
+    return constant;
+  });
+}
+
 /** x becomes 2^x for x < 128. Temporaries are destroyed. */
-export function emitExp2(lanes: Lanes, x: Wide, n: Wide, power: Wide): void {
-  lanes.op('vmaxps', x, x, lanes.constant(LOWEST));
+export function emitExp2(lanes: Lanes, x: Wide, n: Wide, power: Wide, constants: readonly Wide[] | null = null): void {
+  const [lowest, highest, ...rest] = constants ?? [LOWEST, ...polynomial].map((value) => lanes.constant(value));
+  invariant(lowest && highest, 'the constants of 2^x are there');
+  lanes.op('vmaxps', x, x, lowest);
   lanes.convert('vcvtps2dq', n, x);
   lanes.convert('vcvtdq2ps', power, n);
   lanes.op('vsubps', x, x, power); // f
   lanes.shiftLeft(n, n, MANTISSA_BITS);
-  const [highest, ...rest] = polynomial;
-  lanes.load(power, lanes.constant(highest));
-  for (const coefficient of rest) lanes.op('vfmadd213ps', power, x, lanes.constant(coefficient));
+  if ('kind' in highest) lanes.load(power, highest);
+  else lanes.move(power, highest);
+  for (const coefficient of rest) lanes.op('vfmadd213ps', power, x, coefficient);
   lanes.op('vpaddd', x, power, n);
 }
 

@@ -3,7 +3,7 @@ import type { GprOrMem } from '../../asm/operands.ts';
 import { type Mem, mem, ripMem } from '../../asm/operands.ts';
 import { type Gpr, type Vec, xmm } from '../../asm/registers.ts';
 import { attentionField, hasScales, partialField, partialRowBytes, tileElementBytes } from '../abi.ts';
-import { emitExp2 } from '../exp2.ts';
+import { emitExp2, takeExp2Constants } from '../exp2.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { type Context, emitTokenOf, LOWEST_MAX, MASKED, withGprs } from './context.ts';
 
@@ -14,6 +14,8 @@ import { type Context, emitTokenOf, LOWEST_MAX, MASKED, withGprs } from './conte
  */
 export function emitSoftmax(c: Context): void {
   const { a, locals } = c;
+  const lanes = new Lanes(a, c.isa);
+  const constants = takeExp2Constants(lanes);
   withGprs(c, 4, (row, low, high, zero) => {
     a.mov(row, 0);
     const rows = a.here('softmax_row');
@@ -30,7 +32,7 @@ export function emitSoftmax(c: Context): void {
     a.cmovl(low, zero);
     a.cmp(high, locals.endColumn);
     a.cmovg(high, locals.endColumn);
-    emitRow(c, { row, low, high });
+    emitRow(c, lanes, constants, { row, low, high });
     a.add(row, 1);
     a.cmp(row, locals.groupRows);
     a.jl(rows);
@@ -52,10 +54,9 @@ interface Columns {
   readonly column: Gpr;
 }
 
-function emitRow(c: Context, { row, low, high }: Row): void {
+function emitRow(c: Context, lanes: Lanes, constants: readonly Wide[] | null, { row, low, high }: Row): void {
   const { a, sizes, locals } = c;
   const { scratch, shape } = sizes;
-  const lanes = new Lanes(a, c.isa);
   withGprs(c, 4, (scores, from, to, column) => {
     const columns: Columns = { scores, from, to, column };
     const hidden = a.label('hidden');
@@ -71,7 +72,7 @@ function emitRow(c: Context, { row, low, high }: Row): void {
     if (shape.hasSoftCap) emitSoftCap(c, lanes, columns);
     emitMasks(c, lanes, columns, low, high);
     const most = emitMaximum(c, lanes, columns);
-    const sum = emitWeights(c, lanes, columns, most);
+    const sum = emitWeights(c, lanes, columns, most, constants);
     emitLeave(c, columns, row, lowest(most), lowest(sum));
     emitZeros(c, lanes, columns, locals.firstColumn, from);
     emitZeros(c, lanes, columns, to, locals.endColumn);
@@ -79,9 +80,10 @@ function emitRow(c: Context, { row, low, high }: Row): void {
 
     a.bind(hidden);
     emitZeros(c, lanes, columns, locals.firstColumn, locals.endColumn);
-    a.vmovss(xmm(0), a.f32(LOWEST_MAX));
-    a.vxorps(xmm(1), xmm(1), xmm(1));
-    emitLeave(c, columns, row, xmm(0), xmm(1));
+    // Where the other branch leaves its results.
+    lanes.load(most, lanes.constant(LOWEST_MAX));
+    lanes.zero(sum);
+    emitLeave(c, columns, row, lowest(most), lowest(sum));
     a.bind(done);
   });
 }
@@ -187,7 +189,7 @@ function emitMaximum(c: Context, lanes: Lanes, columns: Columns): Wide {
 }
 
 /** Scores become weights; returns their sum. Weights of int8 values take on the values' scales, after the sum. */
-function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wide {
+function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide, constants: readonly Wide[] | null): Wide {
   const { a, sizes, locals } = c;
   const { shape, scratch } = sizes;
   const [sum, x, n, power] = [lanes.take(), lanes.take(), lanes.take(), lanes.take()];
@@ -202,7 +204,7 @@ function emitWeights(c: Context, lanes: Lanes, columns: Columns, most: Wide): Wi
     forColumns(c, columns.column, columns.from, columns.to, 'weight', () => {
       lanes.load(x, at(columns));
       lanes.op('vsubps', x, x, most);
-      emitExp2(lanes, x, n, power);
+      emitExp2(lanes, x, n, power, constants);
       lanes.op('vaddps', sum, sum, x);
       if (tile && values) {
         a.mov(values, mem(c.scratch, scratch.stream, { index: tile, scale: 8 }));
