@@ -1,13 +1,16 @@
-// Owns the measurement of row kernels: least time of an op on one thread, many copies of it in one step program.
+// Owns the measurement of row kernels: least time of an op on one thread, copy after copy.
 // node bench/kernels/rows.ts [avx2|avx512]
 import { type Address, koffi } from '../../src/engine/ffi/koffi.ts';
 import { allocateNative } from '../../src/engine/ffi/memory.ts';
 import { loadCode } from '../../src/engine/jit/asm/exec-memory.ts';
+import { emitFunction } from '../../src/engine/jit/asm/function.ts';
 import type { MachineCode } from '../../src/engine/jit/asm/program.ts';
+import { type Gpr, r12, r13, rbp, rbx, rdi, rdx, rsi } from '../../src/engine/jit/asm/registers.ts';
 import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
-import { OpBlock, opField } from '../../src/engine/jit/kernels/op.ts';
+import { OpBlock, resetCounters } from '../../src/engine/jit/kernels/op.ts';
 import { fineRecord, plainRecord, recordsBytes } from '../../src/engine/jit/kernels/product/abi.ts';
-import { emitProgram, programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
+import { type PackedFormat, packedBytes, packedLayout } from '../../src/engine/jit/kernels/product/layout.ts';
+import { emitEmbed, embedOp } from '../../src/engine/jit/kernels/rows/embed.ts';
 import { emitGate, gateOp } from '../../src/engine/jit/kernels/rows/gate.ts';
 import { emitNorm, normOp } from '../../src/engine/jit/kernels/rows/norm.ts';
 import { emitQuantise, quantiseOp } from '../../src/engine/jit/kernels/rows/quantise.ts';
@@ -16,8 +19,27 @@ import { fillRopeTable } from '../../src/engine/jit/kernels/rows/rope-table.ts';
 import { type OpLayout, writeRowOp } from '../../src/engine/jit/kernels/rows/row-op.ts';
 
 const isa = (process.argv[2] ?? supportedIsas()[0]) as Isa;
-const programType = koffi.proto('void xllm_bench_program(int64_t dst, int ith, int nth, int64_t program)');
-type Program = (dst: Address, ith: number, nth: number, program: Address) => void;
+const loopType = koffi.proto('void xllm_bench_ops(int64_t kernel, int64_t block, int64_t block_bytes, int64_t count)');
+type Loop = (kernel: Address, block: Address, blockBytes: number, count: number) => void;
+
+/** Calls a kernel as the only thread, for one op block after the other. */
+const loopCode = emitFunction('ops', 4, (a, f) => {
+  const [kernel, block, blockBytes, count] = [rbx, rbp, r12, r13].map((register) => f.take(register)) as [
+    Gpr,
+    Gpr,
+    Gpr,
+    Gpr,
+  ];
+  for (const [i, register] of [kernel, block, blockBytes, count].entries()) a.mov(register, f.args[i] as Gpr);
+  const loop = a.here('op');
+  a.mov(rdi, block);
+  a.mov(rsi, 0);
+  a.mov(rdx, 1);
+  a.callRegister(kernel);
+  a.add(block, blockBytes);
+  a.sub(count, 1);
+  a.jne(loop);
+});
 
 /** Least time of one op, us. */
 function measure<Name extends string>(
@@ -27,31 +49,26 @@ function measure<Name extends string>(
   values: Readonly<Record<Name, Address>>,
 ): number {
   const numOps = Math.max(1, Math.floor(256 / numRows));
-  const loaded = loadCode([emitProgram(), code]);
-  const [program, kernel] = loaded.addresses as [number, number];
+  const loaded = loadCode([loopCode, code]);
+  const [loop, kernel] = loaded.addresses as [number, number];
   const blocks = allocateNative(numOps * layout.bytes);
-  const words = allocateNative(16);
-  new BigInt64Array(words.buffer)[1] = BigInt(numRows);
-  const table = allocateNative(programBytes(numOps));
-  const ops = Array.from({ length: numOps }, (_, i) => {
-    const block = new OpBlock(blocks.buffer, i * layout.bytes, layout.bytes);
-    writeRowOp(layout, block, { ...values, rows: words.address + 8 } as Record<Name | 'rows', Address>);
-    return { kernel, block: blocks.address + i * layout.bytes };
-  });
-  writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
-  const counters = new BigInt64Array(blocks.buffer);
-  const run = koffi.decode(BigInt(program), programType) as Program;
+  const rows = allocateNative(8);
+  new BigInt64Array(rows.buffer)[0] = BigInt(numRows);
+  const offsets = Array.from({ length: numOps }, (_, i) => i * layout.bytes);
+  for (const offset of offsets) {
+    const block = new OpBlock(blocks.buffer, offset, layout.bytes);
+    writeRowOp(layout, block, { ...values, rows: rows.address } as Record<Name | 'rows', Address>);
+  }
+  const counters = new Int32Array(blocks.buffer);
+  const run = koffi.decode(BigInt(loop), loopType) as Loop;
   let least = Number.POSITIVE_INFINITY;
   for (let i = 0; i < 300; i++) {
-    for (let op = 0; op < numOps; op++) {
-      counters[(op * layout.bytes + opField.claimed) / 8] = 0n;
-      counters[(op * layout.bytes + opField.finished) / 8] = 0n;
-    }
+    resetCounters(counters, offsets, 0);
     const start = process.hrtime.bigint();
-    run(0, 0, 1, table.address);
+    run(kernel, blocks.address, layout.bytes, numOps);
     least = Math.min(least, Number(process.hrtime.bigint() - start) / 1000 / numOps);
   }
-  for (const memory of [blocks, words, table]) memory.free();
+  for (const memory of [blocks, rows]) memory.free();
   loaded.free();
   return least;
 }
@@ -136,4 +153,26 @@ for (const [M, H, G, K] of [
     }
   }
   for (const memory of [qkv, table, positions, norm]) memory.free();
+}
+
+for (const format of ['F16', 'Q4_1', 'Q8_0', 'Q6_K'] as const satisfies PackedFormat[]) {
+  const [V, D] = [4096, 1024];
+  const layout = packedLayout(format);
+  if (!layout) throw new Error(`${format} is not packed`);
+  const [table, out] = [allocateNative(packedBytes(layout, V, D)), allocateNative(256 * D * 4)];
+  for (const M of [1, 256]) {
+    const tokens = allocateNative(4 * M);
+    new Int32Array(tokens.buffer, 0, M).forEach((_, i, all) => (all[i] = (i * 1777) % V));
+    const us = measure(emitEmbed({ isa, numFeatures: D, table: layout, scale: 1 }), embedOp, M, {
+      tokens: tokens.address,
+      sampled: 0,
+      sampledBytes: 0,
+      table: table.address,
+      out: out.address,
+      outRowBytes: 4 * D,
+    });
+    report(`embed ${format} [${M}, ${D}]`, M * D, us);
+    tokens.free();
+  }
+  for (const memory of [table, out]) memory.free();
 }

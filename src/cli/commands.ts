@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import { benchCompareSchema } from './bench/compare-options.ts';
 import { benchMachineSchema } from './bench/machine-options.ts';
 import { benchServeSchema } from './bench/serve-options.ts';
+import { benchStepSchema } from './bench/step-options.ts';
 import { type CommandSpec, defineCommand } from './command.ts';
 import { commandOptions } from './config/options.ts';
 import { modelsCommands } from './models/commands.ts';
@@ -99,6 +100,17 @@ export const commandGroups: readonly CommandGroup[] = [
         run: async (options) => {
           const { benchCompare } = await import('./bench/compare.ts');
           process.exitCode = await benchCompare(options, terminalIo());
+        },
+      }),
+      defineCommand({
+        name: 'step',
+        about: 'Measure the steps of a model, op by op, without HTTP.',
+        args: [model],
+        schema: benchStepSchema,
+        examples: ['xllm bench step --profile', 'xllm bench step qwen3-0.6b --sequences 1,16 --prefill 512,2048'],
+        run: async (options, [name]) => {
+          const { benchStep } = await import('./bench/step-command.ts');
+          await benchStep(options, name, terminalIo());
         },
       }),
       defineCommand({

@@ -39,6 +39,7 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   cacheFolder: '',
   weightsCacheLimit: 0,
   weightsMemory: 'auto',
+  kvCacheDtype: 'auto',
   ...setting,
 });
 

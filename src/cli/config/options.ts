@@ -1,4 +1,5 @@
 // Owns every option of every command: one zod schema each, from which flags, variables, config keys, help and docs come.
+import { kvCacheDtypes } from '../../engine/step/kv-cache-dtype.ts';
 import { z } from 'zod';
 
 const BYTES = /^\d+(\.\d+)?\s*([KMGT]i?)?B?$/i;
@@ -49,7 +50,7 @@ const engineOptions = {
   schedulingPolicy: z.enum(['fcfs', 'priority']).default('fcfs').describe('Order of waiting requests.'),
   asyncScheduling: z.boolean().default(true).describe('Plan the next step while the current one computes.'),
   enablePrefixCaching: z.boolean().default(true).describe('Share KV of equal prompt prefixes.'),
-  blockSize: z.literal([8, 16, 32, 64]).default(16).describe('Tokens per KV block.'),
+  blockSize: z.literal([16, 32, 64, 128, 256, 512]).default(16).describe('Tokens per KV block.'),
   kvLayout: z
     .enum(['auto', 'xtensor', 'blocks'])
     .default('auto')
@@ -61,6 +62,10 @@ const engineOptions = {
   weightsCacheLimit: bytes
     .prefault('20GiB')
     .describe('Most disk space for weights packed for the kernels; the oldest make room. 0: none are cached.'),
+  kvCacheDtype: z
+    .enum(kvCacheDtypes)
+    .default('auto')
+    .describe('Elements of cached keys and values. auto: float16, or float32 with --dtype float32.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 

@@ -1,8 +1,10 @@
 // Owns the tests of the `xllm models` commands, on caches of their own.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { entryPath, readSecret, weightsFolder } from '../../engine/weights/cache/cache-folder.ts';
+import { encodeHeader, layOutCacheFile } from '../../engine/weights/cache/cache-header.ts';
 import { layOutGguf, type WritableValue } from '../../files/gguf-writer.ts';
 import { openWeights } from '../../files/open-weights.ts';
 import { defaultModel } from '../../files/resolve/catalogue.ts';
@@ -50,8 +52,28 @@ describe('xllm models', () => {
     expect(filled).toMatch(/SmolLM2-135M-Instruct\.Q4_1\.gguf +1\.5 kB/);
   });
 
-  it('rm removes it', async () => {
-    expect(await printed(removeModel({}, defaultModel.alias, io))).toContain('1.5 kB are free again');
+  it('list shows packed weights', async () => {
+    const weights = weightsFolder(folder);
+    const secret = readSecret(weights);
+    const description = layOutCacheFile({
+      key: 'key',
+      sources: [{ path: realpathSync(join(folder, 'models', defaultModel.file)), numBytes: 1_500 }],
+      about: 'Q4_1, Q8_0',
+      numBytes: 1,
+      extents: [],
+    });
+    const file = Buffer.alloc(1 << 20);
+    encodeHeader({ ...description, tags: '' }, secret).copy(file);
+    writeFileSync(entryPath(weights, 'key'), file);
+    writeFileSync(entryPath(weights, 'other'), 'damaged');
+    const listed = await printed(listModels({}, io));
+    expect(listed).toMatch(/SmolLM2-135M-Instruct\.Q4_1\.gguf +1\.0 MB +Q4_1, Q8_0 +20\d\d-/);
+    expect(listed).toMatch(/being written, or damaged +0\.0 kB/);
+  });
+
+  it('rm removes it, and what was packed from it', async () => {
+    expect(await printed(removeModel({}, defaultModel.alias, io))).toContain('1.1 MB are free again');
+    expect(readdirSync(weightsFolder(folder)).sort()).toEqual(['other.weights', 'secret']);
     await expect(removeModel({}, defaultModel.alias, io)).rejects.toMatchObject({ code: 'model_unavailable' });
   });
 

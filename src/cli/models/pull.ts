@@ -1,4 +1,5 @@
 // Owns `xllm models pull` and `xllm models rm`: models into the cache and out of it.
+import { removeEntriesOf, weightsFolder } from '../../engine/weights/cache/cache-folder.ts';
 import { removeFromCache } from '../../files/resolve/cache-contents.ts';
 import { resolveModel } from '../../files/resolve/resolve-model.ts';
 import { modelSettings } from '../../files/resolve/settings.ts';
@@ -21,9 +22,10 @@ export async function pullModel(options: ModelsOptions<'pull'>, spec: string | u
   }
 }
 
-/** Throws XllmError model_unavailable for what the cache does not have, usage for a path. */
+/** Packed weights go with their model. Throws XllmError model_unavailable for what the cache does not have, usage for a path. */
 export async function removeModel(options: ModelsOptions<'rm'>, spec: string, io: BenchIo): Promise<void> {
   const settings = modelSettings(io.env, { cacheFolder: options.cache });
-  const numBytes = await removeFromCache(settings, spec, io.signal);
+  const { path, numBytes: modelBytes } = await removeFromCache(settings, spec, io.signal);
+  const numBytes = modelBytes + removeEntriesOf(weightsFolder(settings.cacheFolder), path);
   io.stdout.write(`Removed ${spec}: ${megabytes(numBytes)} are free again.\n`);
 }

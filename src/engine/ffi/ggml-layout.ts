@@ -4,7 +4,7 @@ import type { Ggml } from './ggml.ts';
 import { type Address, viewMemory } from './koffi.ts';
 
 /** struct ggml_tensor, ggml 0.25 (ggml.h). Byte offsets. */
-export const tensorField = {
+const tensorField = {
   type: 0,
   ne: 16,
   nb: 48,

@@ -91,6 +91,11 @@ export function madvise(address: Address, numBytes: number, advice: number): boo
   return libc('int madvise(intptr_t, size_t, int)')(address, numBytes, advice) === 0;
 }
 
+/** malloc_trim(3): gives what was freed back to the system, which malloc keeps otherwise. */
+export function trimHeap(): void {
+  libc('int malloc_trim(size_t)')(0);
+}
+
 /** An anonymous file in memory, closed on exec. Throws SystemError. */
 export function memfdCreate(name: string): number {
   const MFD_CLOEXEC = 1;

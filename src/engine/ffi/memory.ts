@@ -2,7 +2,7 @@
 import { type Address, viewMemory } from './koffi.ts';
 import { MADV, MAP, madvise, mmap, munmap, PROT } from './libc.ts';
 
-export const hugePageBytes = 2 * 1024 * 1024;
+const hugePageBytes = 2 * 1024 * 1024;
 
 export interface NativeMemory {
   readonly address: Address;

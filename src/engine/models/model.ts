@@ -1,7 +1,6 @@
 // Owns a loaded model: its description, and its weights in memory.
 import { invariant } from '../../common/errors.ts';
 import type { WeightsFile } from '../../files/weights-file.ts';
-import type { KvElement } from '../kv/cache-group.ts';
 import { differsAlone, type TensorType } from '../tensor/dtype.ts';
 import type { Ggml } from '../tensor/graph.ts';
 import type { PackingOf } from '../tensor/packing.ts';
@@ -61,11 +60,6 @@ export class Model {
   /** Whether ggml's products with a lone row differ from the same row among several. */
   get differsAlone(): boolean {
     return this.weightTypes.some(differsAlone);
-  }
-
-  /** What keys and values are kept in. */
-  get kvElement(): KvElement {
-    return this.dtype === 'float32' ? 'f32' : 'f16';
   }
 
   /** No step that uses the weights may run afterwards. */

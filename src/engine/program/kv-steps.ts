@@ -2,16 +2,9 @@
 import { invariant } from '../../common/errors.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import {
-  countStep,
-  type KvRow,
-  type KvSegment,
-  type KvShape,
-  type LayerPages,
-  stepBlockBytes,
-  writeStepBlock,
-} from '../jit/kernels/abi.ts';
+import type { KvShape, LayerPages } from '../jit/kernels/abi.ts';
 import { attentionScratchBytes } from '../jit/kernels/attention/attention.ts';
+import { countStep, type KvRow, type KvSegment, stepBlockBytes, writeStepBlock } from '../jit/kernels/step-block.ts';
 import { type CacheGroup, firstReadPosition } from '../kv/cache-group.ts';
 import { layerOffset, type PageLayout } from '../kv/layout.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
@@ -88,9 +81,9 @@ export class KvSteps {
     for (const [g, group] of this.#groups.entries()) {
       const [shape, layout, step] = [this.#shapes[g]!, this.#space.layouts[g]!, this.#steps[g]!];
       const rows = kvRows(plan, this.#space, group, g);
-      const counts = countStep(shape, rows, plan.numTokens);
+      const counts = countStep(shape, rows);
       const buffer = step.writable(stepBlockBytes(counts));
-      writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, plan.numTokens, counts);
+      writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, counts);
     }
   }
 

@@ -1,7 +1,7 @@
 // Owns a model's step program with everything that it reads and writes besides weights and KV pages.
 import type { Isa } from '../jit/cpu-features.ts';
+import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
-import { cacheGroups } from '../models/config.ts';
 import type { Model } from '../models/model.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import { Activations } from './activations.ts';
@@ -17,7 +17,8 @@ import { type TeamOptions, ThreadTeam } from './thread-team.ts';
 
 export interface ModelProgramOptions {
   readonly model: Model;
-  /** Over the model's cache groups. */
+  readonly groups: readonly CacheGroup[];
+  /** Over the groups. */
   readonly space: KvSpace;
   readonly isa: Isa;
   readonly team: TeamOptions;
@@ -39,14 +40,14 @@ export class ModelProgram {
   readonly #team: ThreadTeam;
 
   /** Throws SystemError when the system refuses memory. */
-  constructor({ model, space, isa, team, maxTokens, maxOutputs, maxPositions }: ModelProgramOptions) {
+  constructor({ model, groups, space, isa, team, maxTokens, maxOutputs, maxPositions }: ModelProgramOptions) {
     const { numThreads } = team;
     this.#team = new ThreadTeam(team);
     const { config, weights } = model;
     this.maxOutputs = maxOutputs;
     this.buffers = allocateBuffers(this.#activations, config, maxTokens, maxOutputs);
     this.#inputs = new StepInputs(maxTokens, maxOutputs);
-    this.#kv = new KvSteps(config, cacheGroups(config, model.kvElement), space, numThreads);
+    this.#kv = new KvSteps(config, groups, space, numThreads);
     this.#samples = new SampleSteps(config.vocabSize, config.numIds, numThreads);
     this.#ropes = new RopeTables(config, maxPositions);
     const emitters = new Emitters({

@@ -1,7 +1,7 @@
 // Owns a block of native memory in two copies: one is written while the running step reads the other.
 import { invariant } from '../../common/errors.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import { pointStepCell } from '../jit/kernels/abi.ts';
+import { pointStepCell } from '../jit/kernels/step-block.ts';
 
 /** Kernels find the current copy through a cell: 8 bytes that hold its address. */
 export class SwitchedBlock {

@@ -1,8 +1,8 @@
 // Owns composing an executor: emitted program or ggml's graphs, and what identifies the results' bits.
 import { createHash } from 'node:crypto';
 import type { Ggml } from '../ffi/ggml.ts';
+import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
-import { cacheGroups } from '../models/config.ts';
 import { createGraphModel } from '../models/graph-model.ts';
 import type { Model } from '../models/model.ts';
 import { ModelProgram } from '../program/model-program.ts';
@@ -17,7 +17,9 @@ export interface CreateExecutorOptions {
   readonly ggml: Ggml;
   /** Loaded for the kernels of `choice`. */
   readonly model: Model;
-  /** Over the model's cache groups: `cacheGroups(model.config, model.kvElement)`. */
+  /** The model's: `cacheGroups(model.config, element)`. */
+  readonly groups: readonly CacheGroup[];
+  /** Over the groups. */
   readonly space: KvSpace;
   readonly choice: KernelChoice;
   readonly deterministic: boolean;
@@ -35,8 +37,8 @@ export type LocalExecutor = GgmlExecutor | ProgramExecutor;
 
 /** The executor owns its threads, code and scratch; model and space stay the caller's, to be closed after it. */
 export function createExecutor(options: CreateExecutorOptions): LocalExecutor {
-  const { ggml, model, space, deterministic, choice, numThreads, polls, observe } = options;
-  const { config, kvElement } = model;
+  const { ggml, model, groups, space, deterministic, choice, numThreads, polls, observe } = options;
+  const { config } = model;
   const common = {
     model,
     space,
@@ -50,7 +52,6 @@ export function createExecutor(options: CreateExecutorOptions): LocalExecutor {
       program: new ModelProgram({ ...options, isa: choice.kernels, team: { numThreads, polls } }),
     });
   }
-  const groups = cacheGroups(config, kvElement);
   return new GgmlExecutor({
     ...common,
     ggml,
@@ -62,14 +63,14 @@ export function createExecutor(options: CreateExecutorOptions): LocalExecutor {
 }
 
 /** Executors of equal id compute the same bits from equal weights. */
-function numericsId({ ggml, model, choice, deterministic }: CreateExecutorOptions): string {
+function numericsId({ ggml, model, groups, choice, deterministic }: CreateExecutorOptions): string {
   const ofGgml = [deterministic ? 'deterministic' : 'fast', ggml.version, ggml.commit, ggml.variant];
   const parts = [
     choice.kernels,
     // Emitted kernels have no fast and loose setting.
     ...(choice.kernels === 'ggml' ? ofGgml : []),
     model.weightTypes.join('+'),
-    model.kvElement,
+    groups.map(({ element }) => element).join('+'),
   ];
   return createHash('sha256').update(parts.join('|')).digest('hex').slice(0, 16);
 }

@@ -62,9 +62,13 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const address = await contract.listen(options.listen);
   const coordinator = new RemoteCoordinator(options.coordinator);
   coordinator.hold(`${INSTANCE_PREFIX}${options.name}`, encodeRecord(recordOf(options, address)), LEASE_MS);
+  let checkedSteps = 0;
   const tick = setInterval(() => {
     server.expire();
-    if (!engine.scheduler.hasWork()) engine.kv.checkIntegrity();
+    if (engine.scheduler.hasWork() || checkedSteps === loop.numSteps) return;
+    // Once per time of rest: with many pages it takes milliseconds.
+    checkedSteps = loop.numSteps;
+    engine.kv.checkIntegrity();
   }, TICK_MS);
   log.debug('engine serves', { address, numericsId: engine.numericsId });
   log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
@@ -157,6 +161,8 @@ function holdLeash(listen: string): void {
     process.exit(0);
   });
   process.stdin.resume();
+  // An engine that fails to start ends by itself; what serves keeps the process alive.
+  process.stdin.unref();
 }
 
 /** When memory runs out the kernel should end the engine, which restarts, and not the service or its neighbours. */

@@ -19,6 +19,7 @@ import type { WeightsMemory } from '../weights/cache/place-weights.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
 import { createExecutor } from './create-executor.ts';
 import type { Executor } from './executor.ts';
+import { chooseKvElement, type KvCacheDtype } from './kv-cache-dtype.ts';
 import { chooseKernels, type KernelChoice, type Kernels } from './kernel-choice.ts';
 
 export interface EngineLoadOptions {
@@ -40,6 +41,7 @@ export interface EngineLoadOptions {
   readonly enablePrefixCaching: boolean;
   readonly blockSize: number;
   readonly kvLayout: KvSpaceOptions['layout'];
+  readonly kvCacheDtype: KvCacheDtype;
   readonly kvCacheMemory?: number | undefined;
   /** The product's cache folder, of which packed weights may take `weightsCacheLimit` bytes; 0: none are cached. */
   readonly cacheFolder: string;
@@ -94,9 +96,8 @@ export async function loadEngine(
   }
   const { preparation } = model;
   laps.end('model');
-  // What is not weights is tensors' places and emitted code.
   laps.split('model', 'weights', preparation.wallMs);
-  const groups = cacheGroups(model.config, model.kvElement);
+  const groups = cacheGroups(model.config, chooseKvElement(options.kvCacheDtype, options.dtype, choice));
   const { blockSize: blockTokens, maxNumSeqs } = options;
   const maxNumBatchedTokens = Math.max(options.maxNumBatchedTokens, maxNumSeqs);
   const available = readAvailableMemory();
@@ -106,7 +107,7 @@ export async function loadEngine(
     maxModelLen: Math.min(options.maxModelLen ?? model.config.maxPositions, model.config.maxPositions),
     maxNumSeqs,
     maxStepTokens: maxNumBatchedTokens,
-    availableBytes: available.bytes,
+    availableBytes: Math.max(0, available.bytes - (preparation.isMapped ? model.numBytes : 0)),
     wantedBytes: options.kvCacheMemory ?? 0,
   });
   const { numPages, maxModelLen } = memory;
@@ -126,6 +127,7 @@ export async function loadEngine(
   const executor = createExecutor({
     ggml,
     model,
+    groups,
     space,
     choice,
     deterministic: options.deterministic,

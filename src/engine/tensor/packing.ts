@@ -5,7 +5,7 @@ import { gatedRows, packRows, type RowPlace } from '../jit/kernels/product/pack.
 import type { TensorType } from './dtype.ts';
 
 /** Counts up whenever the bytes that `pack` writes change: what was packed by another version is packed again. */
-const PACKING_VERSION = 2;
+const PACKING_VERSION = 3;
 
 /** Survives a message to a thread; part of the key under which packed weights are cached. */
 export interface PackingSpec {

@@ -85,9 +85,7 @@ async function preparePieces(batch: Batch, pieces: readonly Piece[], target: Pie
 
 /** ggml is loaded only where it is needed: its bindings are a few MB in each thread. */
 async function toolsFor(pieces: readonly Piece[]): Promise<PieceTools> {
-  const needsGgml = pieces.some(
-    ({ kind, dtype, target }) => kind === 'convert' && (dtype !== 'F32' || target !== 'F32'),
-  );
+  const needsGgml = pieces.some(({ dtype, target }) => dtype !== target);
   const ggml: Ggml | null = needsGgml ? (await import('../ffi/ggml.ts')).openGgml(ggmlVariant) : null;
   return createPieceTools(() => {
     invariant(ggml, 'nothing is converted');

@@ -4,10 +4,11 @@ import { XllmError } from '../../common/errors.ts';
 import type { TensorFiles } from '../../files/weights-file.ts';
 import type { Ggml } from '../ffi/ggml.ts';
 import type { Address } from '../ffi/koffi.ts';
-import { SystemError } from '../ffi/libc.ts';
+import { SystemError, trimHeap } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { TensorType } from '../tensor/dtype.ts';
 import { loadThroughCache, minCachedBytes, type WeightCacheOptions } from './cache/cached-weights.ts';
+import { DamagedFile } from './cache/place-weights.ts';
 import type { PieceTarget } from './prepare-messages.ts';
 import { createPieceTools, inputBytes, preparePiece } from './prepare-piece.ts';
 import { PreparePool, TargetUnwritable } from './prepare-pool.ts';
@@ -24,6 +25,8 @@ export interface WeightPreparation {
   readonly source: 'cache' | 'file';
   /** How they lie in memory, and why. */
   readonly memory: string;
+  /** They are pages of a file: the system counts them as available, though they are not to spare. */
+  readonly isMapped: boolean;
   readonly numRowsPacked: number;
   readonly wallMs: number;
   /** Of all threads of the process. */
@@ -55,6 +58,7 @@ const bytesPerThread = 16 << 20;
 interface Prepared {
   readonly memory: NativeMemory;
   readonly about: string;
+  readonly isMapped: boolean;
   readonly source: 'cache' | 'file';
   readonly published: Promise<void>;
   free(): void;
@@ -74,6 +78,8 @@ export async function loadWeights(
   const plan = planWeightMemory(requests);
   const loader = new Loader(ggml, files, plan, options);
   const prepared = (await loader.throughCache(requests)) ?? (await loader.directly());
+  // Threads leave tens of megabytes behind in malloc's arenas.
+  if (loader.numRowsPacked > 0) trimHeap();
   const cpu = process.cpuUsage(startCpu);
   return {
     weights: plan.weights.map(({ type, shape, offset }) => ({
@@ -85,6 +91,7 @@ export async function loadWeights(
     preparation: {
       source: prepared.source,
       memory: prepared.about,
+      isMapped: prepared.isMapped,
       numRowsPacked: loader.numRowsPacked,
       wallMs: performance.now() - startMs,
       cpuMs: (cpu.user + cpu.system) / 1_000,
@@ -123,7 +130,9 @@ class Loader {
       });
       if (!found) return null;
       const { placed, source, published, close } = found;
-      return { memory: placed.memory, about: `${placed.kind}, ${placed.reason}`, source, published, free: close };
+      const { memory, kind, reason } = placed;
+      const about = `${kind}, ${reason}`;
+      return { memory, about, isMapped: kind === 'mapped', source, published, free: close };
     } catch (error) {
       if (!isSystemFailure(error)) throw error;
       onWarning(`weights are not cached: ${error.message}`);
@@ -141,14 +150,19 @@ class Loader {
       else {
         const pool = this.#startPool();
         const target = { kind: 'memory', address: memory.address, numBytes: memory.numBytes } as const;
-        await this.#prepareOn(pool, target, null).finally(() => pool.close());
+        try {
+          await this.#prepareOn(pool, target, null);
+        } finally {
+          await pool.close();
+        }
       }
     } catch (error) {
       memory.free();
       throw error;
     }
     const about = 'huge pages, not cached';
-    return { memory, about, source: 'file', published: Promise.resolve(), free: () => memory.free() };
+    const published = Promise.resolve();
+    return { memory, about, isMapped: false, source: 'file', published, free: () => memory.free() };
   }
 
   #startPool(): PreparePool {
@@ -192,7 +206,7 @@ class Loader {
 
 /** What the cache's folder or disk may do to us. */
 function isSystemFailure(error: unknown): error is Error {
-  if (error instanceof SystemError || error instanceof TargetUnwritable) return true;
+  if (error instanceof SystemError || error instanceof TargetUnwritable || error instanceof DamagedFile) return true;
   return error instanceof Error && 'syscall' in error;
 }
 

@@ -47,11 +47,16 @@ async function repositoryEntry(name: string, path: string, names: readonly strin
   return { name, path, numBytes, files };
 }
 
+export interface Removed {
+  /** Where it was: a file, or a folder with all that was in it. */
+  readonly path: string;
+  readonly numBytes: number;
+}
+
 /**
- * Removes a model (alias, or repository with all its files) and what an interrupted download left of it; resolves with
- * the bytes set free. Throws XllmError usage for a path, model_unavailable where the cache does not have it.
+ * Removes a model (alias, or repository with all its files) and what an interrupted download left of it. Throws XllmError usage for a path, model_unavailable where the cache does not have it.
  */
-export async function removeFromCache(settings: ModelSettings, spec: string, signal: AbortSignal): Promise<number> {
+export async function removeFromCache(settings: ModelSettings, spec: string, signal: AbortSignal): Promise<Removed> {
   const parsed = parseModelSpec(spec);
   if (parsed.kind === 'path') throw new XllmError('usage', `${spec} is a path: only models in the cache are removed`);
   const isPinned = parsed.kind === 'alias' && parsed.model.pin !== undefined;
@@ -74,7 +79,7 @@ export async function removeFromCache(settings: ModelSettings, spec: string, sig
         numBytes += await bytesBelow(join(folder, name));
         await rm(join(folder, name), { recursive: true });
       }
-      return numBytes;
+      return { path, numBytes };
     },
   );
 }

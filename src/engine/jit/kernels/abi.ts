@@ -1,24 +1,16 @@
-// Owns what emitted KV kernels read besides tensors: the node block of a layer and the step block of a cache group.
-// Legend: T tokens, H heads, G kv heads, K head dim, B tokens per block.
+// Owns what emitted KV kernels are told: the shape of a cache group, its tiles in pages, and the ops of a layer.
+// Legend: T tokens, H heads, G kv heads, K head dim.
 import { invariant } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
 import { type KvElement, kvElementBytes } from './kv-element.ts';
 import { OP_FIELDS, OpBlock, opField } from './op.ts';
-import { planTiles, type Tile } from './tiles.ts';
 
 const LINE_BYTES = 64;
 const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;
 
 /*
- *   op block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group)
- *
- * A step block holds no addresses of itself: it may be written anywhere and copied to where the cell points, in memory
- * that kernels may write too.
- * All fields are little-endian; records are sorted so that nothing needs padding.
+ *   op block (static, one per layer) ─► step cell (8 bytes) ─► step block (one per step and cache group: step-block.ts)
  */
-
-/** Fields of struct ggml_tensor that kernels read (ggml.h; checked against the loaded library by engine/ffi). */
-export const tensorField = { ne: 16, nb: 48, src: 152, data: 248 } as const;
 
 /** What is fixed when kernels for a cache group are emitted. */
 export interface KvShape {
@@ -29,7 +21,7 @@ export interface KvShape {
   /** Tokens per block: 16, 32, 64, … */
   readonly blockTokens: number;
   readonly element: KvElement;
-  /** Whether scores pass through softCap * tanh(score / softCap); its size is a node field. */
+  /** Whether scores pass through softCap * tanh(score / softCap); its size is a field of the op. */
   readonly hasSoftCap: boolean;
 }
 
@@ -105,34 +97,6 @@ export const attentionField = fields(
 /** Of both ops. */
 export const KV_OP_BYTES = 256;
 
-/** Byte offsets in a step block. Both tables are i64 offsets from the block's start. */
-const stepField = { numTokens: 0, paddedTokens: 4, numTiles: 8, tokens: 16, tiles: 24 } as const;
-const STEP_HEADER_BYTES = 32;
-
-/** One per token: u64 page that takes its key and value plus its tile's offset in a head's block, i32 its lane there. */
-const tokenField = { tile: 0, lane: 8 } as const;
-const TOKEN_BYTES = 16;
-
-/**
- * One per tile (`tiles.ts`), i32 but for two i64 offsets from the block's start: its row's segments, and for parts what
- * they share.
- */
-const tileField = {
-  firstToken: 0,
-  numTokens: 4,
-  firstPosition: 8,
-  numParts: 12,
-  part: 16,
-  partStart: 20,
-  segments: 24,
-  shared: 32,
-} as const;
-const TILE_BYTES = 40;
-
-/** u64 page that holds firstPosition, i32 firstPosition, i32 numTokens. */
-const segmentField = { page: 0, firstPosition: 8, numTokens: 12 } as const;
-const SEGMENT_BYTES = 16;
-
 /**
  * What a chunk leaves for each query row: [K] accumulator, then maximum and sum. A token's parts share u64 counters, one
  * per kv head, then their results, [kv head][part][row].
@@ -141,22 +105,6 @@ export const partialRowBytes = ({ headDim }: KvShape): number => headDim * 4 + L
 export const partialField = (shape: KvShape) => ({ maximum: shape.headDim * 4, total: shape.headDim * 4 + 4 });
 export const partialBytes = (shape: KvShape): number => partialRowBytes(shape) * groupOf(shape);
 export const countersBytes = ({ numKvHeads }: KvShape): number => roundUp(8 * numKvHeads, LINE_BYTES);
-
-function sharedBytes(shape: KvShape, numParts: number): number {
-  if (numParts === 1) return 0;
-  return countersBytes(shape) + shape.numKvHeads * numParts * partialBytes(shape);
-}
-
-/** Offsets for the emitters of kernels. */
-export const stepLayout = {
-  step: stepField,
-  token: tokenField,
-  tokenBytes: TOKEN_BYTES,
-  tile: tileField,
-  tileBytes: TILE_BYTES,
-  segment: segmentField,
-  segmentBytes: SEGMENT_BYTES,
-} as const;
 
 /** A matrix of floats [T,heads,K], elements of a head adjacent. */
 export interface HeadRows {
@@ -233,160 +181,4 @@ export function writeAttentionOp(buffer: ArrayBuffer, byteOffset: number, option
   block.set(attentionField.queryHeadBytes, queries.headBytes);
   block.set(attentionField.out, out.address);
   block.set(attentionField.outRowBytes, out.rowBytes);
-}
-
-/** Makes ops read the step block at `stepBlock`. */
-export function pointStepCell(buffer: ArrayBuffer, byteOffset: number, stepBlock: Address): void {
-  setU64(new DataView(buffer, byteOffset, 8), 0, stepBlock);
-}
-
-/** A run of consecutive positions in memory; its pages follow at stride `pageBytes`. */
-export interface KvSegment {
-  readonly address: Address;
-  /** A multiple of the block size. */
-  readonly firstPosition: number;
-  readonly numTokens: number;
-}
-
-/** One row of the step: its tokens are the step's next `numTokens`, at consecutive positions. */
-export interface KvRow {
-  readonly firstPosition: number;
-  readonly numTokens: number;
-  /** In ascending order, without overlap, from the first position that any token sees to the row's last, without gaps. */
-  readonly segments: readonly KvSegment[];
-}
-
-export interface StepCounts {
-  /** T, padding included. */
-  readonly paddedTokens: number;
-  readonly tiles: readonly Tile[];
-  readonly numSegments: number;
-  readonly sharedBytes: number;
-}
-
-/** How much a step block must hold for these rows. */
-export function countStep(shape: KvShape, rows: readonly KvRow[], paddedTokens: number): StepCounts {
-  const tiles = planTiles(rows, groupOf(shape), shape.numKvHeads);
-  return {
-    paddedTokens,
-    tiles,
-    numSegments: rows.reduce((sum, { segments }) => sum + segments.length, 0),
-    sharedBytes: tiles.reduce((sum, tile) => sum + (tile.part === 0 ? sharedBytes(shape, tile.numParts) : 0), 0),
-  };
-}
-
-/** Bytes of a step block; monotone in every count, so that upper bounds give an upper bound. */
-export function stepBlockBytes({ paddedTokens, tiles, numSegments, sharedBytes: shared }: StepCounts): number {
-  const tables = paddedTokens * TOKEN_BYTES + tiles.length * TILE_BYTES + numSegments * SEGMENT_BYTES;
-  return roundUp(STEP_HEADER_BYTES + tables, LINE_BYTES) + shared;
-}
-
-/**
- * `counts`: those of `countStep` for the same rows, where the caller has them.
- * Writes the step block of one cache group at `byteOffset` (a multiple of 8); it takes
- * `stepBlockBytes(countStep(shape, rows, paddedTokens))`. Tokens behind those of the rows are padding: their keys are
- * not written and their outputs are 0. Throws when segments leave a gap or end before the row does: kernels trust them.
- */
-export function writeStepBlock(
-  buffer: ArrayBuffer,
-  byteOffset: number,
-  shape: KvShape,
-  pageBytes: number,
-  rows: readonly KvRow[],
-  paddedTokens: number,
-  counts = countStep(shape, rows, paddedTokens),
-): void {
-  const view = new DataView(buffer, byteOffset, stepBlockBytes(counts));
-  const tokensAt = STEP_HEADER_BYTES;
-  const tilesAt = tokensAt + paddedTokens * TOKEN_BYTES;
-  const segmentsAt = tilesAt + counts.tiles.length * TILE_BYTES;
-  const rowSegmentsAt: number[] = [];
-  let numTokens = 0;
-  let segmentAt = segmentsAt;
-  for (const row of rows) {
-    checkSegments(row, shape.blockTokens);
-    rowSegmentsAt.push(segmentAt);
-    for (const segment of row.segments) {
-      setU64(view, segmentAt + segmentField.page, segment.address);
-      view.setInt32(segmentAt + segmentField.firstPosition, segment.firstPosition, true);
-      view.setInt32(segmentAt + segmentField.numTokens, segment.numTokens, true);
-      segmentAt += SEGMENT_BYTES;
-    }
-    writeTokens(view, tokensAt + numTokens * TOKEN_BYTES, row, shape, pageBytes);
-    numTokens += row.numTokens;
-  }
-  invariant(numTokens <= paddedTokens, `${numTokens} tokens in a step of ${paddedTokens}`);
-  view.setInt32(stepField.numTokens, numTokens, true);
-  view.setInt32(stepField.paddedTokens, paddedTokens, true);
-  view.setInt32(stepField.numTiles, counts.tiles.length, true);
-  setU64(view, stepField.tokens, tokensAt);
-  setU64(view, stepField.tiles, tilesAt);
-  writeTiles(view, tilesAt, shape, counts.tiles, rowSegmentsAt, roundUp(segmentAt, LINE_BYTES));
-}
-
-function writeTiles(
-  view: DataView,
-  tilesAt: number,
-  shape: KvShape,
-  tiles: readonly Tile[],
-  rowSegmentsAt: readonly number[],
-  sharedAt: number,
-): void {
-  /** By row: where its parts meet. */
-  const meetings = new Map<number, number>();
-  let end = sharedAt;
-  let at = tilesAt;
-  for (const tile of tiles) {
-    let shared = tile.numParts > 1 ? meetings.get(tile.row) : 0;
-    if (shared === undefined) {
-      shared = end;
-      meetings.set(tile.row, shared);
-      for (let head = 0; head < shape.numKvHeads; head++) setU64(view, shared + 8 * head, 0);
-      end += sharedBytes(shape, tile.numParts);
-    }
-    view.setInt32(at + tileField.firstToken, tile.firstToken, true);
-    view.setInt32(at + tileField.numTokens, tile.numTokens, true);
-    view.setInt32(at + tileField.firstPosition, tile.firstPosition, true);
-    view.setInt32(at + tileField.numParts, tile.numParts, true);
-    view.setInt32(at + tileField.part, tile.part, true);
-    view.setInt32(at + tileField.partStart, tile.partStart, true);
-    setU64(view, at + tileField.segments, rowSegmentsAt[tile.row] ?? 0);
-    setU64(view, at + tileField.shared, shared);
-    at += TILE_BYTES;
-  }
-}
-
-function checkSegments({ firstPosition, numTokens, segments }: KvRow, blockTokens: number): void {
-  let end = segments[0]?.firstPosition ?? 0;
-  // Messages are made only when they are needed: this runs for every row of every step.
-  if (end > firstPosition) invariant(false, `segments start at position ${end}, after ${firstPosition}`);
-  for (const segment of segments) {
-    if (segment.firstPosition !== end) invariant(false, `segments leave out position ${end}`);
-    if (end % blockTokens !== 0) invariant(false, `a segment starts at position ${end}, inside a block`);
-    end += segment.numTokens;
-  }
-  if (end < firstPosition + numTokens) invariant(false, `segments end at position ${end}, before the row`);
-}
-
-function writeTokens(view: DataView, at: number, row: KvRow, shape: KvShape, pageBytes: number): void {
-  const { blockTokens } = shape;
-  const perTile = tileBytes(shape);
-  const end = row.firstPosition + row.numTokens;
-  for (const { address, firstPosition, numTokens } of row.segments) {
-    const from = Math.max(firstPosition, row.firstPosition);
-    const to = Math.min(firstPosition + numTokens, end);
-    for (let position = from; position < to; position++) {
-      const block = Math.floor((position - firstPosition) / blockTokens);
-      const token = at + (position - row.firstPosition) * TOKEN_BYTES;
-      const tile = Math.floor((position % blockTokens) / TILE_TOKENS);
-      setU64(view, token + tokenField.tile, address + block * pageBytes + tile * perTile);
-      view.setInt32(token + tokenField.lane, position % TILE_TOKENS, true);
-    }
-  }
-}
-
-/** Addresses and offsets are exact as doubles (below 2^53). */
-function setU64(view: DataView, at: number, value: number): void {
-  view.setUint32(at, value % 2 ** 32, true);
-  view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
 }

@@ -1,9 +1,10 @@
 // The KV write on its own: where values land, what they become, and what stays untouched.
 import { describe, expect, test } from 'vitest';
 import { type Isa, supportedIsas } from '../cpu-features.ts';
-import { checkShape, type KvShape, stepBlockBytes, countStep, writeStepBlock } from './abi.ts';
+import { checkShape, type KvShape } from './abi.ts';
 import { kvElementBytes } from './kv-element.ts';
 import { cachedHead } from './kv-write.ref.ts';
+import { countStep, stepBlockBytes, writeStepBlock } from './step-block.ts';
 import { type Execution, KvMachine } from './testing/kv-machine.ts';
 
 const shape: KvShape = {
@@ -86,8 +87,8 @@ const all0 = (values: Float32Array, at: number): void => void values.fill(0, at,
 test('a step block needs segments without gaps that reach the last token', () => {
   const write = (segments: readonly { address: number; firstPosition: number; numTokens: number }[]) => {
     const rows = [{ firstPosition: 20, numTokens: 5, segments }];
-    const buffer = new ArrayBuffer(stepBlockBytes(countStep(shape, rows, 8)));
-    writeStepBlock(buffer, 0, shape, 8192, rows, 8);
+    const buffer = new ArrayBuffer(stepBlockBytes(countStep(shape, rows)));
+    writeStepBlock(buffer, 0, shape, 8192, rows);
   };
   const segment = (firstPosition: number, numTokens: number) => ({ address: 4096, firstPosition, numTokens });
   expect(() => write([segment(0, 16), segment(16, 9)])).not.toThrow();

@@ -1,7 +1,7 @@
 // Owns the kernel that stores a step's keys and values in their pages, in cache precision.
 // Legend: T tokens, G kv heads, K head dim.
 import type { Assembler } from '../asm/assembler.ts';
-import { emitFunction, type Frame } from '../asm/function.ts';
+import type { Frame } from '../asm/function.ts';
 import { mem } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
 import { type Gpr, rax, xmm } from '../asm/registers.ts';
@@ -13,14 +13,13 @@ import {
   headBytes,
   type KvShape,
   kvWriteField,
-  stepLayout,
   TILE_TOKENS,
-  tensorField,
   tileElementBytes,
 } from './abi.ts';
 import { roundElements, storeAdjacent, storeApart } from './kv-element.ts';
 import { Lanes, NUM_LANES, type Wide } from './lanes.ts';
 import { emitOp } from './op.ts';
+import { stepLayout } from './step-block.ts';
 
 /** What a head's largest magnitude is taken for where it is smaller or larger: scale and inverse are normal numbers. */
 export const LEAST_MAGNITUDE = 2 ** -100;
@@ -47,7 +46,7 @@ export function emitKvWriteOp(shape: KvShape, isa: Isa): MachineCode {
       a.cmovg(rax, numRows);
       a.mov(end, rax);
       const loop = a.here('token');
-      emitToken(a, f, shape, isa, op, token, null);
+      emitToken(a, f, shape, isa, op, token);
       a.add(token, 1);
       a.cmp(token, end);
       a.jl(loop);
@@ -56,33 +55,8 @@ export function emitKvWriteOp(shape: KvShape, isa: Isa): MachineCode {
   );
 }
 
-/**
- * The same as a ggml custom operation: src[0] keys, src[1] values; dst is not touched. Threads take tokens in turn, and
- * padding tokens are left out.
- */
-export function emitKvWrite(shape: KvShape, isa: Isa): MachineCode {
-  checkShape(shape);
-  return emitFunction(`kv_write_node_${isa}`, 4, (a, f) => {
-    const [dst, ith, nth, op] = f.args as [Gpr, Gpr, Gpr, Gpr];
-    f.take(rax);
-    a.movsxd(ith, ith);
-    a.movsxd(nth, nth);
-    const numTokens = f.gpr();
-    a.mov(numTokens, mem(op, kvWriteField.stepCell));
-    a.mov(numTokens, mem(numTokens));
-    a.movsxd(numTokens, mem(numTokens, stepLayout.step.numTokens));
-    const loop = a.here('node_token');
-    a.cmp(ith, numTokens);
-    a.jge(f.exit);
-    a.mov(rax, ith);
-    emitToken(a, f, shape, isa, op, rax, dst);
-    a.add(ith, nth);
-    a.jmp(loop);
-  });
-}
-
-/** Stores one token's keys and values; from the op's matrices, or the sources of `dst`. */
-function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, token: Gpr, dst: Gpr | null): void {
+/** Stores one token's keys and values. */
+function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, token: Gpr): void {
   const registers = { source: f.gpr(), stride: f.gpr(), target: f.gpr(), scales: f.gpr(), count: f.gpr() };
   const [record, { source, stride, target, scales }] = [f.gpr(), registers];
   a.mov(source, mem(op, kvWriteField.stepCell));
@@ -92,16 +66,9 @@ function emitToken(a: Assembler, f: Frame, shape: KvShape, isa: Isa, op: Gpr, to
   a.add(record, mem(source, stepLayout.step.tokens));
   for (const part of ['key', 'value'] as const) {
     a.mov(source, token);
-    if (dst) {
-      a.mov(stride, mem(dst, tensorField.src + (part === 'key' ? 0 : 8)));
-      a.imul(source, mem(stride, tensorField.nb + 16));
-      a.add(source, mem(stride, tensorField.data));
-      a.mov(stride, mem(stride, tensorField.nb + 8));
-    } else {
-      a.imul(source, mem(op, kvWriteField[`${part}RowBytes`]));
-      a.add(source, mem(op, kvWriteField[`${part}s`]));
-      a.mov(stride, mem(op, kvWriteField[`${part}HeadBytes`]));
-    }
+    a.imul(source, mem(op, kvWriteField[`${part}RowBytes`]));
+    a.add(source, mem(op, kvWriteField[`${part}s`]));
+    a.mov(stride, mem(op, kvWriteField[`${part}HeadBytes`]));
     a.mov(target, mem(record, stepLayout.token.tile));
     a.add(target, mem(op, kvWriteField[`${part}Offset`]));
     a.movsxd(scales, mem(record, stepLayout.token.lane));

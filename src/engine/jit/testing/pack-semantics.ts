@@ -28,6 +28,17 @@ const packSigned =
     m.setLanes(dst as Vec, new Uint32Array(packed.buffer as ArrayBuffer));
   };
 
+const lanewise =
+  (op: (x: number, y: number) => number): Semantics =>
+  (m, [dst, first, second]) => {
+    const n = numLanes(dst);
+    const b = m.lanes(second as VecOrMem, n);
+    m.setLanes(
+      dst as Vec,
+      m.lanes(first as Vec, n).map((x, lane) => op(x, b[lane]!)),
+    );
+  };
+
 /** dst = ±(a * dst) ± c, with the sign of each lane's terms. */
 const fused213 =
   (signOfProduct: 1 | -1, signOfSum: (lane: number) => 1 | -1): Semantics =>
@@ -80,14 +91,7 @@ export const packSemantics: Readonly<Record<string, Semantics>> = {
     const sums = Int32Array.from({ length: n }, (_, i) => a![2 * i]! * b![2 * i]! + a![2 * i + 1]! * b![2 * i + 1]!);
     m.setLanes(dst as Vec, new Uint32Array(sums.buffer));
   },
-  vpand: (m, [dst, first, second]) => {
-    const n = numLanes(dst);
-    const b = m.lanes(second as VecOrMem, n);
-    m.setLanes(
-      dst as Vec,
-      m.lanes(first as Vec, n).map((x, lane) => x & b[lane]!),
-    );
-  },
+  vpand: lanewise((x, y) => x & y),
   /** Larger magnitudes only. */
   vrangeps: (m, [dst, first, second, imm]) => {
     if (imm !== 0b1011) throw new Error(`vrangeps ${imm as number} is not interpreted`);

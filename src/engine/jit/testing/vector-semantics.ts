@@ -63,6 +63,14 @@ const integerBinary =
     m.setLanes(at(operands, 0), bitsOf(a.map((x, lane) => op(x, b[lane]!))));
   };
 
+const byteBinary =
+  (op: (a: number, b: number) => number): Semantics =>
+  (m, operands) => {
+    const n = numLanesOf(operands);
+    const [a, b] = [1, 2].map((i) => new Uint8Array(m.lanes(at(operands, i), n).buffer)) as [Uint8Array, Uint8Array];
+    m.setLanes(at(operands, 0), new Uint32Array(a.map((x, lane) => op(x, b[lane]!)).buffer));
+  };
+
 const integerShift =
   (op: (a: number, count: number) => number): Semantics =>
   (m, operands) => {
@@ -171,6 +179,8 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vandps: integerBinary(and),
   vandnps: integerBinary(andNot),
   vorps: integerBinary((a, b) => a | b),
+  vpor: integerBinary((a, b) => a | b),
+  vpsubb: byteBinary((a, b) => a - b),
   vxorps: integerBinary(xor),
   vpxor: integerBinary(xor),
   vpandd: integerBinary(and),
@@ -182,6 +192,7 @@ export const vectorSemantics: Readonly<Record<string, Semantics>> = {
   vpmaxud: integerBinary((a, b) => max(a >>> 0, b >>> 0)),
   vpcmpgtd: integerBinary((a, b) => (a > b ? -1 : 0)),
   vpslld: integerShift((a, count) => a << count),
+  vpsrlvd: integerBinary((a, count) => (count >>> 0 > 31 ? 0 : a >>> count)),
   vpsrld: integerShift((a, count) => a >>> count),
   vpsrad: integerShift((a, count) => a >> count),
   vpsrlw: integerShift((a, count) => ((a >>> (16 + count)) << 16) | ((a & 0xffff) >>> count)),

@@ -1,6 +1,7 @@
 // Owns driving an executor by hand in tests: sequences fed in chunks and batches of the test's choosing, logits kept.
 import { openWeights } from '../../../files/open-weights.ts';
 import { openGgml } from '../../ffi/ggml.ts';
+import type { CacheGroup } from '../../kv/cache-group.ts';
 import type { KvSpace } from '../../kv/spaces/kv-space.ts';
 import { cacheGroups } from '../../models/config.ts';
 import { loadModel, type Model } from '../../models/model.ts';
@@ -11,6 +12,7 @@ import type { DTypePolicy } from '../../weights/dtype-policy.ts';
 import { readModelConfig } from '../../models/registry.ts';
 import { packingFor, programObstacle } from '../../program/packing.ts';
 import { createExecutor, type LocalExecutor } from '../create-executor.ts';
+import { chooseKvElement, type KvCacheDtype } from '../kv-cache-dtype.ts';
 import { chooseKernels, type KernelChoice, type Kernels } from '../kernel-choice.ts';
 import { createPoolSpace } from './pool-space.ts';
 
@@ -18,6 +20,7 @@ export interface RunnerOptions {
   readonly dtype?: DTypePolicy;
   readonly kernels?: Kernels;
   readonly deterministic?: boolean;
+  readonly kvCacheDtype?: KvCacheDtype;
   readonly numThreads?: number;
   readonly numPages?: number;
   /** Of one step. Default 1,024. */
@@ -64,13 +67,21 @@ export class ModelRunner {
   #logits: Float32Array = new Float32Array(0);
   #stepId = 0;
 
-  private constructor(model: Model, space: KvSpace, choice: KernelChoice, options: RunnerOptions, numPages: number) {
+  private constructor(
+    model: Model,
+    groups: readonly CacheGroup[],
+    space: KvSpace,
+    choice: KernelChoice,
+    options: RunnerOptions,
+    numPages: number,
+  ) {
     this.model = model;
     this.#space = space;
     this.#numPages = numPages;
     this.executor = createExecutor({
       ggml: openGgml(),
       model,
+      groups,
       space,
       choice,
       deterministic: options.deterministic ?? false,
@@ -94,8 +105,10 @@ export class ModelRunner {
       const packing = packingFor(choice.kernels);
       const model = await loadModel(openGgml(), file, { config, dtype, packing, cache });
       const numPages = options.numPages ?? 256;
-      const space = createPoolSpace(cacheGroups(model.config, model.kvElement), numPages);
-      return new ModelRunner(model, space, choice, options, numPages);
+      const element = chooseKvElement(options.kvCacheDtype ?? 'auto', dtype, choice);
+      const groups = cacheGroups(model.config, element);
+      const space = createPoolSpace(groups, numPages);
+      return new ModelRunner(model, groups, space, choice, options, numPages);
     } finally {
       file.close();
     }

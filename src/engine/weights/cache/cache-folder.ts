@@ -9,11 +9,12 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  realpathSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join, sep } from 'node:path';
+import { basename, dirname, join, sep } from 'node:path';
 import { type CacheDescription, decodeHeader } from './cache-header.ts';
 import { KEY_BYTES } from './tag.ts';
 
@@ -47,7 +48,9 @@ export function listEntries(folder: string): CacheEntry[] {
 /** Made with the folder at first use. Throws the file system's error. */
 export function readSecret(folder: string): Uint8Array {
   const path = join(folder, 'secret');
-  if (!existsSync(path)) {
+  // One of another length is none; what it keyed is lost with it.
+  if (statSync(path, { throwIfNoEntry: false })?.size !== KEY_BYTES) {
+    rmSync(path, { force: true });
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const part = join(folder, `secret.${randomBytes(6).toString('hex')}`);
     writeFileSync(part, randomBytes(KEY_BYTES), { mode: 0o600 });
@@ -60,9 +63,7 @@ export function readSecret(folder: string): Uint8Array {
       rmSync(part);
     }
   }
-  const secret = readFileSync(path);
-  if (secret.length !== KEY_BYTES) throw new Error(`${path} has ${secret.length} bytes instead of ${KEY_BYTES}`);
-  return secret;
+  return readFileSync(path);
 }
 
 export function readDescription(fd: number, secret: Uint8Array): CacheDescription | null {
@@ -90,9 +91,11 @@ export function describeEntries(folder: string): DescribedEntry[] {
 
 /** Removes what was made from the file or folder `sourcePath`; engines that use it keep it until they end. */
 export function removeEntriesOf(folder: string, sourcePath: string): number {
+  // Recorded are real paths; the file itself may be gone already.
+  const realPath = join(realpathSync(dirname(sourcePath)), basename(sourcePath));
   let numBytes = 0;
   for (const { path, numBytes: size, description } of describeEntries(folder)) {
-    const isOf = (source: string) => source === sourcePath || source.startsWith(sourcePath + sep);
+    const isOf = (source: string) => source === realPath || source.startsWith(realPath + sep);
     if (!description?.sources.some((source) => isOf(source.path))) continue;
     rmSync(path, { force: true });
     numBytes += size;

@@ -1,6 +1,5 @@
 // Owns the first bytes of a cache file: what it holds, where, and the checksums of it all.
 import { invariant } from '../../../common/errors.ts';
-import { hugePageBytes } from '../../ffi/memory.ts';
 import { TAG_BYTES, tagOf } from './tag.ts';
 
 /*
@@ -34,6 +33,8 @@ export interface CacheDescription {
 
 export type Undescribed = Pick<CacheDescription, 'key' | 'sources' | 'about' | 'numBytes' | 'extents'>;
 
+/** Huge pages begin at multiples of their size, in files as in memory. */
+const hugePageBytes = 2 << 20;
 const roundUp = (numBytes: number) => Math.ceil(numBytes / hugePageBytes) * hugePageBytes;
 
 /** Places the weights behind a description whose tags are not known yet. */

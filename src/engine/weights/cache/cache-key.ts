@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { WeightRequest } from '../weight-plan.ts';
 
 /** Counts up when the layout of cache files or of the weights in them changes. */
-export const CACHE_VERSION = 1;
+const CACHE_VERSION = 1;
 
 /** `digests`: of the model's files, in their order. */
 export function cacheKey(digests: readonly string[], requests: readonly WeightRequest[]): string {

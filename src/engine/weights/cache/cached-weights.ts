@@ -1,7 +1,7 @@
 // Owns weights by way of the cache: found there and checked, or prepared into a new file of it.
 import { closeSync, realpathSync, rmSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import type { OpenFile } from '../../../files/weights-file.ts';
-import { SystemError } from '../../ffi/libc.ts';
 import type { FileChunk, PieceTarget } from '../prepare-messages.ts';
 import type { WeightPlan, WeightRequest } from '../weight-plan.ts';
 import { claimEntry, makeRoom, publish, reserve } from './cache-file.ts';
@@ -10,6 +10,7 @@ import { type CacheDescription, layOutCacheFile } from './cache-header.ts';
 import { cacheKey } from './cache-key.ts';
 import { fileDigests, identities } from './file-digest.ts';
 import {
+  DamagedFile,
   mapWeights,
   type PlacedWeights,
   type PlaceOptions,
@@ -39,7 +40,7 @@ export interface CachedWeights {
   /** Resolves when a new file is part of the cache, or has failed to become that. */
   readonly published: Promise<void>;
   /** The memory must not be used any more. */
-  close(): void;
+  readonly close: () => void;
 }
 
 /** What is worth a look at the disk: less is packed at once. */
@@ -99,7 +100,7 @@ function formatsOf(requests: readonly WeightRequest[]): string {
   return formats.join(', ');
 }
 
-/** null: what is in the file is not what was written, or cannot be read. */
+/** null: what is in the file is not what was written, or cannot be read; the file is closed then. */
 async function openFound(
   place: PlaceOptions,
   description: CacheDescription,
@@ -107,22 +108,38 @@ async function openFound(
 ): Promise<Pick<CachedWeights, 'placed' | 'close'> | null> {
   let placed: PlacedWeights | null = null;
   try {
-    placed = (await mapWeights(place)) ?? (await readIntoMemory(place));
+    placed = await placeWeights(place);
+    if (await isSound(placed.memory.buffer, description, secret)) return { placed, close: closer(placed, place.fd) };
   } catch (error) {
-    // No memory is no damage.
-    if (error instanceof SystemError) throw error;
+    if (!(error instanceof DamagedFile)) {
+      closeSync(place.fd);
+      throw error;
+    }
   }
-  if (placed && isSound(placed.memory.buffer, description, secret)) return { placed, close: closer(placed, place.fd) };
   placed?.memory.free();
   closeSync(place.fd);
   return null;
 }
 
-function isSound(buffer: ArrayBuffer, { extents, tags }: CacheDescription, secret: Uint8Array): boolean {
-  const expected = Buffer.from(tags, 'base64');
+async function placeWeights(place: PlaceOptions): Promise<PlacedWeights> {
+  const mapped = await mapWeights(place);
+  return typeof mapped === 'string' ? await readIntoMemory(place, mapped) : mapped;
+}
+
+/** Bytes checked in one go of the event loop, which must answer signals. */
+const checkBytes = 256 << 20;
+
+async function isSound(buffer: ArrayBuffer, description: CacheDescription, secret: Uint8Array): Promise<boolean> {
+  const { extents } = description;
+  const expected = Buffer.from(description.tags, 'base64');
+  let numBytes = 0;
   for (let i = 0; 2 * i < extents.length; i++) {
     const bytes = new Uint8Array(buffer, extents[2 * i], extents[2 * i + 1]);
     if (!tagOf(secret, bytes).equals(expected.subarray(i * TAG_BYTES, (i + 1) * TAG_BYTES))) return false;
+    numBytes += bytes.length;
+    if (numBytes < checkBytes) continue;
+    numBytes = 0;
+    await setImmediate();
   }
   return true;
 }
@@ -162,9 +179,11 @@ async function writeNew(file: NewFile): Promise<CachedWeights | null> {
     }
     await reserve(fd, description.fileBytes);
     // Mapped first: what is then written goes to the large pages that mapping has brought into the page cache.
-    placed = await mapWeights(place);
+    const mapped = await mapWeights(place);
+    if (typeof mapped !== 'string') placed = mapped;
     const tags = await tools.preparePieces({ kind: 'file', fd, start: description.dataOffset }, secret);
-    placed ??= await readIntoMemory(place);
+    const weights = typeof mapped === 'string' ? await readIntoMemory(place, mapped) : mapped;
+    placed = weights;
     const done = isUntouched()
       ? publish(folder, fd, { ...description, tags: tags.toString('base64') }, secret)
       : Promise.reject(new Error("the model's files changed while they were read"));
@@ -172,8 +191,8 @@ async function writeNew(file: NewFile): Promise<CachedWeights | null> {
       tools.onWarning(`weights are not cached: ${(error as Error).message}`);
       rmSync(part, { force: true });
     });
-    const close = closer(placed, fd);
-    return { placed, source: 'file', published, close: () => void published.then(close) };
+    const close = closer(weights, fd);
+    return { placed: weights, source: 'file', published, close: () => void published.then(close) };
   } catch (error) {
     placed?.memory.free();
     rmSync(part, { force: true });

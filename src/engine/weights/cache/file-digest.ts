@@ -1,12 +1,12 @@
 // Owns telling model files apart by content: a digest of every byte, remembered while a file is provably untouched.
 import { createHash, randomBytes } from 'node:crypto';
-import { fstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { fstatSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { OpenFile } from '../../../files/weights-file.ts';
 import type { FileChunk } from '../prepare-messages.ts';
 import { TAG_BYTES } from './tag.ts';
 
-const chunkBytes = 4 << 20;
+const chunkBytes = 1 << 20;
 const maxRemembered = 1_000;
 /** A change within one tick of the file system's clock leaves no trace; ticks are milliseconds, or seconds where old. */
 const settledMs = 2_500;
@@ -90,6 +90,12 @@ function readMemo(folder: string): Map<string, string> {
 /** What another process remembers at the same moment may be lost, and is then found again. */
 function writeMemo(folder: string, memo: ReadonlyMap<string, string>): void {
   const part = `${memoPath(folder)}.${randomBytes(6).toString('hex')}`;
-  writeFileSync(part, JSON.stringify(Object.fromEntries([...memo].slice(-maxRemembered))), { mode: 0o600 });
-  renameSync(part, memoPath(folder));
+  try {
+    writeFileSync(part, JSON.stringify(Object.fromEntries([...memo].slice(-maxRemembered))), { mode: 0o600 });
+    renameSync(part, memoPath(folder));
+  } catch (error) {
+    // A cache that is only read, or a full disk: then files are read again at the next start.
+    if (!(error instanceof Error) || !('syscall' in error)) throw error;
+    rmSync(part, { force: true });
+  }
 }

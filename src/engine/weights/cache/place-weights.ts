@@ -26,44 +26,47 @@ const readBytes = 8 << 20;
 /** What is mapped first, to see what pages the file system gives. */
 const probeBytes = 32 << 20;
 
+/** A file that is not what its description says, or that its disk does not give back. */
+export class DamagedFile extends Error {}
+
 /**
- * Decides, and maps if that is the decision; null: the file is to be read with `readIntoMemory` once it is whole.
- * Measured (docs/weights.md): products read a mapping as fast as memory of one's own where the page cache has it in
- * 2 MiB pages, and slower where it is in 4 KiB pages. Throws SystemError.
+ * The mapped weights, or why they should be read with `readIntoMemory` instead, once the file is whole. Measured
+ * (docs/weights.md): products read a mapping as fast as memory of one's own where the page cache has it in 2 MiB pages,
+ * and slower where it is in 4 KiB pages. Throws SystemError.
  */
-export async function mapWeights(options: PlaceOptions): Promise<PlacedWeights | null> {
+export async function mapWeights(options: PlaceOptions): Promise<PlacedWeights | string> {
   const { fd, offset, numBytes, wanted, isSole } = options;
-  if (wanted === 'huge-pages') return null;
+  if (wanted === 'huge-pages') return 'as asked for';
   const memory = mapFile(fd, offset, numBytes);
   const probe = Math.min(probeBytes, memory.numBytes);
   // Populating also finds what the disk fails to give, where a touch would end the process.
-  const isPopulated = await madviseAsync(memory.address, probe, MADV.populateRead);
+  const canPopulate = await madviseAsync(memory.address, probe, MADV.populateRead);
   const isHuge = hugeFileBytes(memory.address) >= probe / 2;
-  const keeps = isPopulated && (wanted === 'mapped' || isHuge || !isSole);
-  if (keeps && (await madviseAsync(memory.address, memory.numBytes, MADV.populateRead))) {
-    const pages = isHuge ? 'in 2 MiB pages of the page cache' : 'in 4 KiB pages';
-    const reason = isHuge || wanted === 'mapped' ? pages : `${pages}, shared with another instance`;
-    return { memory, kind: 'mapped', reason };
+  const isWorthwhile = canPopulate && (wanted === 'mapped' || isHuge || !isSole);
+  if (!isWorthwhile || !(await madviseAsync(memory.address, memory.numBytes, MADV.populateRead))) {
+    memory.free();
+    return isWorthwhile || !canPopulate ? 'the mapping could not be filled' : 'files are in 4 KiB pages here';
   }
-  memory.free();
-  return null;
+  const pages = isHuge ? 'in 2 MiB pages of the page cache' : 'in 4 KiB pages';
+  const reason = isHuge || wanted === 'mapped' ? pages : `${pages}, shared with another instance`;
+  return { memory, kind: 'mapped', reason };
 }
 
-/** Rejects with the file system's error, or SystemError ENOMEM. */
-export async function readIntoMemory({ fd, offset, numBytes, wanted }: PlaceOptions): Promise<PlacedWeights> {
+/** Rejects with DamagedFile, or SystemError ENOMEM. */
+export async function readIntoMemory({ fd, offset, numBytes }: PlaceOptions, reason: string): Promise<PlacedWeights> {
   const memory = allocateNative(numBytes);
   try {
     for (let done = 0; done < numBytes; ) {
       const piece = new Uint8Array(memory.buffer, done, Math.min(readBytes, numBytes - done));
       const { bytesRead } = await readAt(fd, piece, 0, piece.length, offset + done);
-      if (bytesRead === 0) throw new Error('the cache file ends early');
+      if (bytesRead === 0) throw new DamagedFile('the cache file ends early');
       done += bytesRead;
     }
   } catch (error) {
     memory.free();
+    if (error instanceof Error && 'syscall' in error) throw new DamagedFile(error.message, { cause: error });
     throw error;
   }
-  const reason = wanted === 'huge-pages' ? 'as asked for' : 'this file system maps files in 4 KiB pages only';
   return { memory, kind: 'huge pages', reason };
 }
 

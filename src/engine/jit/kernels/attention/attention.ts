@@ -5,9 +5,10 @@ import { mem } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, rax, rbx } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { attentionField, checkShape, type KvShape, partialRowBytes, stepLayout } from '../abi.ts';
+import { attentionField, checkShape, type KvShape, partialRowBytes } from '../abi.ts';
 import { NUM_LANES } from '../lanes.ts';
 import { emitOp } from '../op.ts';
+import { stepLayout } from '../step-block.ts';
 import { type Context, emitTokenOf, scratchAt, sizesOf, takeLocals, withGprs } from './context.ts';
 import { emitMerge } from './merge.ts';
 import { emitScores } from './scores.ts';
@@ -55,7 +56,7 @@ export function emitAttentionOp(shape: KvShape, isa: Isa): MachineCode {
 }
 
 /** What pieces share, to locals and the scratch register; the number of pieces to rax, which brings the thread. */
-export function emitSetup(c: Context, thread: Gpr): void {
+function emitSetup(c: Context, thread: Gpr): void {
   const { a, sizes, locals, op } = c;
   const { step } = stepLayout;
   a.mov(c.scratch, mem(op, attentionField.scratchBytes));
@@ -66,12 +67,12 @@ export function emitSetup(c: Context, thread: Gpr): void {
   a.mov(rax, mem(op, attentionField.stepCell));
   a.mov(rax, mem(rax));
   a.mov(locals.step, rax);
-  a.movsxd(rax, mem(rax, step.numTiles));
+  a.mov(rax, mem(rax, step.numTiles));
   a.imul3(rax, rax, sizes.shape.numKvHeads);
 }
 
 /** One unit of work, whose number is in rax. */
-export function emitPiece(c: Context): void {
+function emitPiece(c: Context): void {
   const { a, locals } = c;
   const done = a.label('piece_done');
   emitUnit(c);

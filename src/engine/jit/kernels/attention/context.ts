@@ -46,6 +46,8 @@ export function vectorsBeside({ numRegisters, partsPerWide }: Blocking, numRows:
 
 /** How far ahead of the tiles that are read the next ones are fetched: enough for the latency of memory. */
 export const TILES_AHEAD = 4;
+/** Addresses that stand ready behind those of the chunk. */
+export const ADDRESSES_AHEAD = 10;
 
 /** Byte offsets in a thread's scratch memory. */
 export interface ScratchLayout {
@@ -87,7 +89,7 @@ function scratchLayout(unitRows: number, groupRows: number, shape: KvShape): Scr
     maxima: section(unitRows * 4),
     totals: section(unitRows * 4),
     partial: section(groupRows * partialRowBytes(shape)),
-    stream: section((2 * (CHUNK_POSITIONS / NUM_LANES) + 2 * TILES_AHEAD) * 8),
+    stream: section((2 * (CHUNK_POSITIONS / NUM_LANES) + ADDRESSES_AHEAD) * 8),
     numBytes: Math.ceil(end / 4096) * 4096,
   };
 }
@@ -149,6 +151,7 @@ const localNames = [
   'endColumn',
   /** Free for a phase. */
   'spare',
+  'blockStart',
 ] as const;
 
 /** Values of the current op, unit, chunk and row group, each in 8 bytes of the stack. */

@@ -1,9 +1,10 @@
 // Owns what a chunk reads: its bounds, and the addresses of its tiles, found through the row's segments.
 import { mem } from '../../asm/operands.ts';
-import { attentionField, headBytes, stepLayout, TILE_TOKENS, tileBytes } from '../abi.ts';
+import { attentionField, headBytes, TILE_TOKENS, tileBytes } from '../abi.ts';
 import { NUM_LANES } from '../lanes.ts';
 import { CHUNK_POSITIONS } from '../tiles.ts';
-import { type Context, emitPrefetch, TILES_AHEAD, withGprs } from './context.ts';
+import { stepLayout } from '../step-block.ts';
+import { ADDRESSES_AHEAD, type Context, emitPrefetch, TILES_AHEAD, withGprs } from './context.ts';
 
 /** Where a part starts; else the first position that the tile's first token sees, rounded down to a tile of 16. */
 export function emitFirstChunk(c: Context): void {
@@ -114,7 +115,7 @@ export function emitStream(c: Context): void {
     a.add(position, NUM_LANES);
     a.cmp(position, last);
     a.cmovg(position, last);
-    a.lea(end, mem(numTiles, 2 * TILES_AHEAD));
+    a.lea(end, mem(numTiles, ADDRESSES_AHEAD));
     a.cmp(tile, end);
     a.jl(tiles);
   });

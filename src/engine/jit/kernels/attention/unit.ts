@@ -2,8 +2,9 @@
 import { mem, sized } from '../../asm/operands.ts';
 import { r32, rax, rdx, xmm } from '../../asm/registers.ts';
 import type { Label } from '../../asm/operands.ts';
-import { attentionField, countersBytes, partialBytes, stepLayout } from '../abi.ts';
+import { attentionField, countersBytes, partialBytes } from '../abi.ts';
 import { Lanes, NUM_LANES } from '../lanes.ts';
+import { stepLayout } from '../step-block.ts';
 import { type Context, LOWEST_MAX, rowValue, scratchAt, withGprs } from './context.ts';
 import { emitMerge } from './merge.ts';
 

@@ -11,14 +11,17 @@ import { BLOCK } from './abi.ts';
  *
  * Integer formats: a strip is a stream of blocks, each 32 elements of K of all rows,
  *
- *   [steps of 128 bytes: 4 bytes of row 0, of row 1, …, of row 31] … [steps of further bits] … [scales] [minima]
+ *   [steps of 128 bytes: 4 bytes of row 0, of row 1, …, of row 31] … [scales] [minima]
  *
  * and, where a super-block has factors, 8 blocks follow a header [32 factors F16 of scales][32 factors F16 of minima].
- * The 4 bytes of row r in a step are what one instruction multiplies with as many broadcast activations: with 8 bits
- * elements 4 s to 4 s + 3 (step s of 8), with 4 bits elements 8 s + i in the low and 8 s + 4 + i in the high nibble of
- * byte i (step s of 4). With 5 and 6 bits, e = 1 and 2 more than nibbles hold, elements 4 q to 4 q + 3 have their further
- * bits from bit e (q mod 8 / e) on in the 4 bytes of row r in step floor(q / (8 / e)): the lower ones where quants have a
- * centre, else the upper ones. Scales and minima of group g (16 or 32 elements) and row r are entry 32 g + r.
+ * Four consecutive elements, a quad, are what one instruction multiplies with as many broadcast activations:
+ *
+ *   8 bits: quad q of 8 is step q.
+ *   4 bits: quads 2 s and 2 s + 1 are the low and high nibbles of step s of 4.
+ *   5 and 6 bits: nibbles n too, and steps f of further bits, in the order f n n n n, and f n n f n n (what is read first
+ *     stands first). Nibbles are the upper bits of quants with a centre, the lower ones of others.
+ *
+ * Scales and minima of group g (16 or 32 elements) and row r are entry 32 g + r.
  *
  *   element = scale * (table[quant] or quant - centre) / quantScale + minimum,
  *     scale = F16, or header factor * integer;  minimum = 0, or F16, or -(header factor * integer)
@@ -55,7 +58,6 @@ export interface IntegerLayout {
   /** Scales are F16, or 8-bit integers times the header's factor; minima accordingly (their integers are u8). */
   readonly scaleType: 'f16' | 'u8' | 's8';
   /** Byte offsets in a block; null: there are none. */
-  readonly furtherBits: number | null;
   readonly scales: number;
   readonly minima: number | null;
   /** 0: blocks have no headers. */
@@ -70,11 +72,14 @@ const iq4nlValues = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53
 
 const NIBBLE_BITS = 4;
 
-/** Where elements 4 q to 4 q + 3 have their bits that nibbles do not hold: step, and lowest bit in the byte. */
+/** The step whose low and high nibbles are quads 2 s and 2 s + 1. */
+export const nibbleStep = (bits: 4 | 5 | 6, s: number): number => s + [0, 1, 1 + (s >> 1)][bits - NIBBLE_BITS]!;
+
+/** Where quad q has the bits that nibbles do not hold: step, and lowest bit in the byte. */
 export function furtherBitsPlace(bits: 5 | 6, q: number): { readonly step: number; readonly bit: number } {
   const more = bits - NIBBLE_BITS;
   const perByte = 8 / more;
-  return { step: Math.floor(q / perByte), bit: more * (q % perByte) };
+  return { step: 3 * Math.floor(q / perByte), bit: more * (q % perByte) };
 }
 
 function integer(
@@ -95,7 +100,6 @@ function integer(
     table,
     groupSize,
     scaleType,
-    furtherBits: bits === 5 || bits === 6 ? (STRIP_ROWS * BLOCK * NIBBLE_BITS) / 8 : null,
     scales,
     minima: hasMinima ? scales + scaleBytes : null,
     headerBytes: scaleType === 'f16' ? 0 : numTables * F16_BYTES * STRIP_ROWS,

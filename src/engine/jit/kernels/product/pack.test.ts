@@ -3,8 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { openGgml } from '../../../ffi/ggml.ts';
 import { tensorTypes } from '../../../tensor/dtype.ts';
 import { packedBytes, packedFormats, packedLayout, STRIP_ROWS } from './layout.ts';
-import { gatedRows, packedRow, packRows, unpackRow } from './pack.ts';
+import { gatedRows, packedRow, packRows } from './pack.ts';
 import { generator, layoutOf, randomRows } from './testing/random.ts';
+import { unpackRow } from './unpack.ref.ts';
 
 describe('packing', () => {
   const ggml = openGgml();

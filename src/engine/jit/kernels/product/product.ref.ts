@@ -1,7 +1,7 @@
 // Owns what products with packed matrices are, in plain loops: the specification of the emitted kernels, bit for bit.
 import { fma32 } from '../float.ref.ts';
 import { BLOCK } from './abi.ts';
-import type { RowGroups } from './pack.ts';
+import type { RowGroups } from './unpack.ref.ts';
 import type { QuantisedBlock } from './records.ref.ts';
 
 /** One output: a quantised row of x by a row of integers. */

@@ -5,36 +5,33 @@ import { fineRecord, plainRecord } from './abi.ts';
 import { type Gate, gated } from './gate.ts';
 import { packedFormats } from './layout.ts';
 import { dotFloats, dotGroups } from './product.ref.ts';
-import { packedRow, unpackGroups, unpackRow } from './pack.ts';
+import { packedRow } from './pack.ts';
 import { quantiseRow } from './records.ref.ts';
 import { ProductMachine, type Problem } from './testing/product-machine.ts';
 import { generator, randomActivations } from './testing/random.ts';
+import { unpackGroups, unpackRow } from './unpack.ref.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
 
-/** Products of all rows of x by row `row` of the packed matrix. */
-function column({ layout, isFine, packed, x, K }: Problem, row: number): Float32Array {
-  const M = x.length / K;
-  const rowOf = (m: number) => x.subarray(m * K, (m + 1) * K);
-  if (layout.kind === 'float') {
-    const weights = unpackRow(layout, packed, K, row);
-    return Float32Array.from({ length: M }, (_, m) => dotFloats(rowOf(m), weights));
-  }
-  const { maxQuant } = isFine ? fineRecord : plainRecord;
-  const weights = unpackGroups(layout, packed, K, row);
-  return Float32Array.from({ length: M }, (_, m) =>
-    dotGroups(quantiseRow(rowOf(m), maxQuant), weights, layout.minima !== null),
-  );
-}
-
 /** What the product must be. */
-function reference(problem: Problem): Float32Array {
-  const { x, K, N, gate, bias, old } = problem;
+function reference({ layout, isFine, packed, x, K, N, gate, bias, old }: Problem): Float32Array {
   const M = x.length / K;
+  const rows = Array.from({ length: M }, (_, m) => x.subarray(m * K, (m + 1) * K));
+  const { maxQuant } = isFine ? fineRecord : plainRecord;
+  const quantised = layout.kind === 'integer' ? rows.map((row) => quantiseRow(row, maxQuant)) : [];
+  /** Products of all rows of x by a row of the packed matrix. */
+  const column = (row: number): number[] => {
+    if (layout.kind === 'float') {
+      const weights = unpackRow(layout, packed, K, row);
+      return rows.map((xRow) => dotFloats(xRow, weights));
+    }
+    const weights = unpackGroups(layout, packed, K, row);
+    return quantised.map((xRow) => dotGroups(xRow, weights, layout.minima !== null));
+  };
   const out = new Float32Array(M * N);
   for (let n = 0; n < N; n++) {
-    const plain = column(problem, gate ? packedRow('gate', n) : n);
-    const up = gate ? column(problem, packedRow('up', n)) : plain;
+    const plain = column(gate ? packedRow('gate', n) : n);
+    const up = gate ? column(packedRow('up', n)) : plain;
     for (let m = 0; m < M; m++) {
       let value = gate ? gated(gate, plain[m]!, up[m]!) : plain[m]!;
       if (bias) value = Math.fround(value + bias[n]!);

@@ -1,112 +1,23 @@
 // Owns the kernel of a product with a packed matrix: how its op is cut into pieces, and what a piece does.
 // Legend: M rows of x, N columns of the product (rows of W), K their length, C rows of x in a tile.
 import { invariant } from '../../../../common/errors.ts';
-import type { Address } from '../../../ffi/koffi.ts';
 import { type Label, mem } from '../../asm/operands.ts';
 import { type Gpr, rax, rdx } from '../../asm/registers.ts';
 import type { MachineCode } from '../../asm/program.ts';
-import type { Isa } from '../../cpu-features.ts';
-import { emitOp, OP_FIELDS, type OpBlock, type OpFrame, opMem } from '../op.ts';
-import { fineRecord, plainRecord, recordRowBytes } from './abi.ts';
+import { emitOp, type OpFrame, opMem } from '../op.ts';
+import { BLOCK } from './abi.ts';
 import { FloatTile, floatBlockBytes } from './float-tile.ts';
-import type { Gate } from './gate.ts';
 import { IntegerTile } from './integer-tile.ts';
-import { numBlocksOf, type PackedLayout, stripBytes } from './layout.ts';
-import { MAX_NEXT_LINES, type Prefetch, TileCode, type TileRegisters, tileRows } from './registers.ts';
+import { type ProductKind, productField, tileRowsOf } from './product-op.ts';
+import { MAX_NEXT_LINES, type Prefetch, TileCode, type TileRegisters } from './registers.ts';
 import { emitStore, type OutPlaces, outColumns, scratchBytes } from './store.ts';
-
-/** What is fixed when a product is emitted. */
-export interface ProductKind {
-  readonly layout: PackedLayout;
-  readonly isa: Isa;
-  /** Activations are fine records; integer formats only. */
-  readonly isFine: boolean;
-  /** Outputs are act(gate) * up of a matrix packed from two (`packedRow`); null: plain ones. */
-  readonly gate: Gate | null;
-}
-
-/** 8 bytes each. */
-const field = (index: number): number => OP_FIELDS + 8 * index;
-const productField = {
-  weights: field(0),
-  x: field(1),
-  xStride: field(2),
-  out: field(3),
-  outStride: field(4),
-  /** Address of F32 [N], or 0. */
-  bias: field(5),
-  /** 1: outputs are added to what is there. */
-  adds: field(6),
-  numColumns: field(7),
-  numStrips: field(8),
-  /** What the inner loop counts: K / 32 blocks; K elements of float formats. */
-  length: field(9),
-  stripBytes: field(10),
-  /** Rows of x whose tiles take turns with one strip, at most; whole tiles. */
-  maxChunkRows: field(11),
-  /** Estimates: of a strip, and of one of its rows by one row of x. */
-  stripCycles: field(12),
-  rowCycles: field(13),
-} as const;
-/** Bytes of a product's op block. */
-export const PRODUCT_OP_BYTES = 256;
 
 /** A piece of work takes at least so long, some 2 us: claiming one costs 0.1 us. */
 const PIECE_CYCLES = 8192;
 const MAX_PIECES_PER_THREAD = 16;
-/** Rows of x of a chunk are to stay in the second-level cache beside a strip. */
-const CHUNK_BYTES = 384 * 1024;
 const LINE_BYTES = 64;
-const rowKind = ({ layout, isFine }: ProductKind) => (layout.kind === 'float' ? 'float' : isFine ? 'fine' : 'plain');
-const tileRowsOf = (kind: ProductKind): number => tileRows(kind.isa, rowKind(kind));
-
-export interface ProductOptions {
-  /** Columns of the output. */
-  readonly N: number;
-  readonly K: number;
-  /** The packed matrix: N rows, or `gatedRows(N)`. */
-  readonly weights: Address;
-  /** Records (`recordRowBytes` apart), or rows of floats `xRowBytes` apart for float formats. */
-  readonly x: Address;
-  readonly xRowBytes?: number;
-  /** F32 rows, `outRowBytes` apart. */
-  readonly out: Address;
-  readonly outRowBytes: number;
-  /** F32 [N], or null. Not with a gate. */
-  readonly bias: Address | null;
-  readonly mode: 'store' | 'add';
-}
-
-/** Writes the op block of a product, PRODUCT_OP_BYTES; the caller sets `opField.rows`. */
-export function writeProductOp(block: OpBlock, kind: ProductKind, options: ProductOptions): void {
-  const { N, K, weights, x, out, outRowBytes, bias, mode } = options;
-  const { layout, isFine, gate } = kind;
-  invariant(!(gate && bias), 'a gated product has no bias');
-  invariant(options.xRowBytes !== undefined || layout.kind === 'integer', 'rows of floats have a distance');
-  const xRowBytes = options.xRowBytes ?? recordRowBytes(isFine ? fineRecord : plainRecord, K);
-  const C = tileRowsOf(kind);
-  const length = layout.kind === 'float' ? K : numBlocksOf(layout, K);
-  const bytes = stripBytes(layout, K);
-  block.set(productField.weights, weights);
-  block.set(productField.x, x);
-  block.set(productField.xStride, xRowBytes);
-  block.set(productField.out, out);
-  block.set(productField.outStride, outRowBytes);
-  block.set(productField.bias, bias ?? 0);
-  block.set(productField.adds, mode === 'add' ? 1 : 0);
-  block.set(productField.numColumns, N);
-  block.set(productField.numStrips, Math.ceil(N / outColumns(gate)));
-  block.set(productField.length, length);
-  block.set(productField.stripBytes, bytes);
-  block.set(productField.maxChunkRows, C * Math.max(1, Math.floor(CHUNK_BYTES / (C * xRowBytes))));
-  block.set(productField.stripCycles, Math.ceil(bytes / bytesPerCycle));
-  block.set(productField.rowCycles, length * rowCycles[kind.isa][rowKind(kind)]);
-}
-
-/** About what a core gets from memory. */
-const bytesPerCycle = 6;
-/** Per block (float formats: element), strip and row of x. */
-const rowCycles = { avx512: { plain: 20, fine: 38, float: 2 }, avx2: { plain: 100, fine: 200, float: 4 } } as const;
+/** Instructions, see `isAheadWorth`. */
+const MANY_PER_LINE = 15;
 
 /**
  * out[m, n] = Σ_k x[m, k] W[n, k] (+ bias[n]) (+ out[m, n]); or of 2 N rows of W act(gate) * up. `opField.rows` is M.
@@ -355,8 +266,17 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   }
 }
 
-/** Whether a lone tile of C rows keeps the core so busy that memory must be asked ahead (measured; else it is slower). */
+/**
+ * Whether a lone tile of C rows asks memory ahead: where it has so many instructions per cache line of weights that the
+ * core does not see far enough ahead by itself. With fewer it does better alone (both measured).
+ */
 function isAheadWorth({ layout, isFine }: ProductKind, C: number): boolean {
-  const bytes = layout.kind === 'float' ? 4 * floatBlockBytes(layout) : layout.blockBytes;
-  return bytes <= 160 * C * (isFine ? 2 : 1);
+  if (layout.kind === 'float') {
+    return (4 * (3 * C + 2)) / (floatBlockBytes(layout) / LINE_BYTES) > MANY_PER_LINE;
+  }
+  const { bits, groupSize, headerBytes, minima, blockBytes } = layout;
+  const perGroup = (minima === null ? 11 : 14) * C + (headerBytes > 0 ? 12 : 2);
+  const unpacking = { 4: 40, 5: 112, 6: 112, 8: 16 }[bits];
+  const instructions = 24 * C * (isFine ? 2 : 1) + (BLOCK / groupSize) * perGroup + unpacking;
+  return instructions / (blockBytes / LINE_BYTES) > MANY_PER_LINE;
 }

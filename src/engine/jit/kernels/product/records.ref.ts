@@ -1,4 +1,5 @@
 // Owns what quantised activations are, in plain loops: the specification of the kernels that write them, bit for bit.
+import { roundHalfToEven } from '../float.ref.ts';
 import { BLOCK, FINE_BASE, MIN_ABSMAX, type RecordLayout, recordRowBytes, recordsBytes, SUM_FACTOR } from './abi.ts';
 
 export interface QuantisedBlock {
@@ -11,16 +12,9 @@ function quantiseBlock(x: Float32Array, maxQuant: number): QuantisedBlock {
   const max = x.reduce((most, value) => Math.max(most, Math.abs(value)), Math.fround(MIN_ABSMAX));
   const inverse = Math.fround(maxQuant / max);
   return {
-    quants: Int32Array.from(x, (value) => roundToEven(Math.fround(value * inverse))),
+    quants: Int32Array.from(x, (value) => roundHalfToEven(Math.fround(value * inverse))),
     scale: Math.fround(max / maxQuant),
   };
-}
-
-function roundToEven(value: number): number {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  if (rest !== 0.5) return Math.round(value);
-  return floor % 2 === 0 ? floor : floor + 1;
 }
 
 export const quantiseRow = (x: Float32Array, maxQuant: number): QuantisedBlock[] =>
@@ -28,14 +22,15 @@ export const quantiseRow = (x: Float32Array, maxQuant: number): QuantisedBlock[]
 
 const sumOf = (quants: Int32Array) => quants.reduce((a, b) => a + b, 0);
 
-/** The records of x [M,K]. */
-export function recordsOf(record: RecordLayout, x: Float32Array, K: number): Uint8Array {
+/** The records of x [M,K], each row times a factor of its own; scales are rounded twice, as the norm does it. */
+export function recordsOf(record: RecordLayout, x: Float32Array, K: number, factors?: readonly number[]): Uint8Array {
   const M = x.length / K;
   const bytes = new Uint8Array(recordsBytes(record, M, K));
   const view = new DataView(bytes.buffer);
   for (let m = 0; m < M; m++) {
-    for (const [b, block] of quantiseRow(x.subarray(m * K, (m + 1) * K), record.maxQuant).entries()) {
-      writeRecord(record, block, view, m * recordRowBytes(record, K) + b * record.bytes);
+    for (const [b, { quants, scale }] of quantiseRow(x.subarray(m * K, (m + 1) * K), record.maxQuant).entries()) {
+      const scaled = Math.fround(scale * (factors?.[m] ?? 1));
+      writeRecord(record, { quants, scale: scaled }, view, m * recordRowBytes(record, K) + b * record.bytes);
     }
   }
   return bytes;

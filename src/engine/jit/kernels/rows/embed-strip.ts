@@ -5,8 +5,10 @@ import { type Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import type { OpFrame } from '../op.ts';
 import { BLOCK } from '../product/abi.ts';
 import {
+  furtherBitsPlace,
   headerField,
   type IntegerLayout,
+  nibbleStep,
   numBlocksOf,
   STEP_BYTES,
   STRIP_ROWS,
@@ -55,7 +57,7 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
   };
   /** 4 bytes of four steps. */
   const emitQuads = (dst: Vec, step: number): void => {
-    const quad = (i: number) => entryAt((step + i) * STEP_BYTES, 4);
+    const quad = (i: number) => entryAt((bits === 8 ? step + i : nibbleStep(bits, step + i)) * STEP_BYTES, 4);
     a.vmovd(dst, quad(0));
     a.vmovd(t, quad(1));
     a.vpunpckldq(dst, dst, t);
@@ -63,6 +65,20 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     a.vmovd(u, quad(3));
     a.vpunpckldq(t, t, u);
     a.vpunpcklqdq(dst, dst, t);
+  };
+  /** Adds to nibbles what they do not hold. */
+  const emitFurtherBits = (wide: 5 | 6): void => {
+    const more = wide - 4;
+    for (const [i, half] of [first, second].entries()) {
+      const { step, bit } = furtherBitsPlace(wide, 4 * i);
+      a.vpbroadcastd(t, entryAt(step * STEP_BYTES, 4));
+      a.vpsrlvd(t, t, ripMem(a.constant(Uint32Array.from({ length: 4 }, (_, q) => bit + more * q))));
+      a.vpand(t, t, splat(2 ** more - 1));
+      if (centre > 0) a.vpslld(half, half, more);
+      else a.vpslld(t, t, 4);
+      a.vpor(half, half, t);
+      if (centre > 0) a.vpsubb(half, half, splat(centre));
+    }
   };
   /** What the block's quants stand for, 16 bytes in `first` and in `second`. */
   const emitBytes = (): void => {
@@ -77,6 +93,7 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     a.vpand(first, first, splat(0x0f));
     a.vpunpckhdq(second, first, t);
     a.vpunpckldq(first, first, t);
+    if (bits !== 4) return emitFurtherBits(bits);
     a.vmovups(t, constant(Array.from({ length: 16 }, (_, i) => table?.[i] ?? (i - centre) / quantScale)));
     for (const half of [first, second]) a.vpshufb(half, t, half);
   };
@@ -102,10 +119,9 @@ export function emitStripRow(lookUp: LookUp, layout: IntegerLayout): void {
     }
     for (const [i, part] of value.entries()) {
       if (i > 0) a.vpsrldq(bytes, bytes, 8);
-      a[bits === 8 && centre === 0 ? 'vpmovzxbd' : 'vpmovsxbd'](part, bytes);
+      a.vpmovsxbd(part, bytes);
     }
     lanes.convert('vcvtdq2ps', value, value);
-    if (bits === 8 && quantScale !== 1) lanes.op('vmulps', value, value, lanes.constant(1 / quantScale));
     lanes.op('vmulps', value, value, scale);
     // Integer minima are subtracted.
     if (minima !== null) lanes.op(scaleType === 'f16' ? 'vaddps' : 'vsubps', value, value, minimum);

@@ -5,10 +5,11 @@ import { type Mem, mem, offset } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, rax } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
+import { type Activation, emitActivation } from '../activation.ts';
 import { Lanes, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
-import { type Activation, emitActivation, takeActivationConstants } from './activation.ts';
+
 import { RecordWriter, recordObstacle } from './records.ts';
 import { cutRows, emitEach16, emitRowOp, emitRowPointer, opLayout } from './row-op.ts';
 
@@ -48,7 +49,6 @@ export function emitGate({ isa, activation, numFeatures: F, record }: GateOption
     (o, scratch, row, chunk) => {
       const { a, f, op } = o;
       const lanes = new Lanes(a, isa);
-      const constants = takeActivationConstants(lanes, activation);
       const [gate, up, out] = [f.gpr(), f.gpr(), f.gpr()];
       const skip = (pointer: Gpr, chunkBytes: number) => {
         if (!chunk) return;
@@ -62,7 +62,7 @@ export function emitGate({ isa, activation, numFeatures: F, record }: GateOption
       const load = (dst: Wide, place: (base: Gpr) => Mem, [t, n, power]: readonly Wide[]) => {
         invariant(t && n && power, 'three temporaries');
         lanes.load(dst, place(gate));
-        emitActivation(lanes, activation, dst, constants, [t, n, power]);
+        emitActivation(lanes, activation, dst, [t, n, power]);
         lanes.op('vmulps', dst, dst, place(up));
       };
       if (record && scratch) {

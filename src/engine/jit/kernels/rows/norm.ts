@@ -3,14 +3,14 @@
 import { invariant } from '../../../../common/errors.ts';
 import { type Mem, mem, sized } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
-import type { Gpr } from '../../asm/registers.ts';
+import type { Gpr, Vec } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { Lanes, type Wide } from '../lanes.ts';
+import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
 import { RecordWriter, recordObstacle } from './records.ts';
 import { cutRows, emitEach16, emitRowOp, emitRowPointer, floatsObstacle, opLayout } from './row-op.ts';
-import { emitInverseRms, emitRowSum } from './row-sum.ts';
+import { emitInverseRms, emitRowSum, foldSums, takeSums } from './row-sum.ts';
 
 export interface NormOptions {
   readonly isa: Isa;
@@ -63,26 +63,31 @@ export function emitNorm(options: NormOptions): MachineCode {
         lanes.broadcast(centre, mean);
         rowOfX();
       }
-      const squares = emitRowSum(a, lanes, D, cursor, (total, place) => {
-        lanes.load(difference, place);
-        if (kind === 'layer') lanes.op('vsubps', difference, difference, centre);
-        lanes.op('vfmadd231ps', total, difference, difference);
-      });
-      const one = difference[0];
-      invariant(one, 'a register');
-      emitInverseRms(a, squares, D, eps, one);
-      a.vmovss(inverse, squares);
-      lanes.release(difference);
-
-      rowOfX();
       const factor = lanes.takeSplat();
-      lanes.broadcast(factor, inverse);
+      const emitFactor = (squares: Vec) => {
+        emitInverseRms(a, squares, D, eps, factor[0] as Vec);
+        a.vmovss(inverse, squares);
+        lanes.broadcast(factor, inverse);
+      };
+      // With registers to spare, x is squared where its largest magnitudes are found.
+      const sums = isa === 'avx512' && kind === 'rms' && record ? takeSums(lanes) : null;
+      if (!sums) {
+        const square = (total: Wide, place: Mem) => {
+          lanes.load(difference, place);
+          if (kind === 'layer') lanes.op('vsubps', difference, difference, centre);
+          lanes.op('vfmadd231ps', total, difference, difference);
+        };
+        emitFactor(emitRowSum(a, lanes, D, cursor, square));
+        rowOfX();
+      }
+      lanes.release(difference);
       a.mov(weight, opMem(op, field.weight));
       if (kind === 'layer') a.mov(bias, opMem(op, field.bias));
       if (floats !== 'none') emitRowPointer(o, out, row, field.out, field.outRowBytes);
       /** `rms`: x * w, to be multiplied with `factor`. `layer`: the result. */
-      const load = (dst: Wide, place: (base: Gpr) => Mem) => {
+      const load = (dst: Wide, place: (base: Gpr) => Mem, total: Wide | null) => {
         lanes.load(dst, place(x));
+        if (total) lanes.op('vfmadd231ps', total, dst, dst);
         if (kind === 'rms') return lanes.op('vmulps', dst, dst, place(weight));
         lanes.op('vsubps', dst, dst, centre);
         lanes.op('vmulps', dst, dst, factor);
@@ -104,18 +109,19 @@ export function emitNorm(options: NormOptions): MachineCode {
         const placeAt = (at: number) => (base: Gpr) => mem(base, 4 * at, { index: writer.index });
         writer.emit(target, {
           factor: kind === 'rms' ? inverse : null,
-          first(dst, at, [temporary]) {
-            load(dst, placeAt(at));
+          first: (dst, at) => load(dst, placeAt(at), sums?.[(at / NUM_LANES) % sums.length] ?? null),
+          between: () => sums && emitFactor(foldSums(lanes, sums)),
+          again(dst, at, [temporary]) {
+            load(dst, placeAt(at), null);
             if (floats !== 'none' && temporary) store(placeAt(at)(out), dst, temporary);
           },
-          again: (dst, at) => load(dst, placeAt(at)),
         });
         f.release(target, ...writer.registers);
       } else {
         const pointers = [x, weight, out, ...(kind === 'layer' ? [bias] : [])];
         const [value, temporary] = [lanes.take(), lanes.take()];
         emitEach16(a, D, count, pointers, (at) => {
-          load(value, (base) => mem(base, 4 * at));
+          load(value, (base) => mem(base, 4 * at), null);
           store(mem(out, 4 * at), value, temporary);
         });
       }

@@ -11,6 +11,8 @@ import { emitEach16 } from './row-op.ts';
 export interface ValueSource {
   /** Called once for every place; has three temporaries or more. */
   readonly first: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
+  /** Emits what is to be done once between them. */
+  readonly between?: () => void;
   /** Called in the same order once all maxima are known; the same values again. */
   readonly again: (dst: Wide, at: number, temporaries: readonly Wide[]) => void;
   /** F32 that multiplies the scales: a factor of a whole row need not be applied to its values. */
@@ -20,6 +22,10 @@ export interface ValueSource {
 /** imm8 of vrangeps: the larger magnitude, sign cleared. */
 const LARGER_MAGNITUDE = 0b1011;
 const FINE_SHIFT = 8; // FINE_BASE = 2^8 - 1
+
+const ones = new Uint8Array(64).fill(1);
+/** Packing works within 128-bit lanes: each has 4 bytes of four vectors. */
+const wideOrder = Int32Array.from({ length: 16 }, (_, i) => 4 * (i % 4) + (i >> 2));
 
 const low = (register: Vec): Vec => resized(register, 128);
 const half = (register: Vec): Vec => resized(register, 256);
@@ -51,6 +57,8 @@ export class RecordWriter {
   readonly #scales: Mem;
   readonly #values: readonly Wide[];
   readonly #temporaries: readonly Wide[];
+  /** With AVX-512: the order of packed dwords, and bytes of 1. */
+  readonly #constants: readonly Wide[];
 
   constructor(a: Assembler, f: Frame, lanes: Lanes, record: RecordLayout, numBlocks: number) {
     const isWide = lanes.isa === 'avx512';
@@ -66,6 +74,7 @@ export class RecordWriter {
     this.#values = take(2 * this.#batch);
     // The last ones hold the high parts of fine quants.
     this.#temporaries = take(isWide ? (record.isFine ? 13 : 5) : 4);
+    this.#constants = take(isWide ? 2 : 0);
   }
 
   /** Registers that may be released when all is emitted. */
@@ -74,7 +83,7 @@ export class RecordWriter {
   }
 
   /** `target` ends behind the records. */
-  emit(target: Gpr, { first, again, factor }: ValueSource): void {
+  emit(target: Gpr, { first, between, again, factor }: ValueSource): void {
     const a = this.#a;
     const lanes = this.#lanes;
     const values = (numBlocks: number) => this.#values.slice(0, 2 * numBlocks);
@@ -83,6 +92,7 @@ export class RecordWriter {
       if (this.#batch === 4) this.#emitWideMaxima(values(numBlocks).flat());
       else this.#emitNarrowMaximum(values(1).flat());
     });
+    between?.();
     a.mov(this.#cell, 0);
     const [max, inverse, scale] = this.#temporaries as [Wide, Wide, Wide];
     emitEach16(a, this.#paddedBlocks, this.index, [this.#cell], (at) => {
@@ -98,6 +108,8 @@ export class RecordWriter {
       }
       lanes.store(offset(this.#scales, 4 * at), scale);
     });
+    for (const [i, constant] of this.#constants.entries())
+      lanes.load(constant, ripMem(a.constant(i ? ones : wideOrder)));
     this.#emitBatches((numBlocks) => {
       for (const [i, value] of values(numBlocks).entries()) again(value, i * NUM_LANES, this.#temporaries);
       if (this.#batch === 4) this.#emitWideRecords(values(numBlocks).flat(), target);
@@ -173,6 +185,7 @@ export class RecordWriter {
     const record = this.#record;
     const numBlocks = values.length / 2;
     const [t0, t1, t2, t3, t4] = this.#temporaries.flat() as [Vec, Vec, Vec, Vec, Vec];
+    const [order, ones] = this.#constants.flat() as [Vec, Vec];
     for (const [i, value] of values.entries()) {
       a.vmulps(value, value, broadcast(offset(this.#inverses, 4 * (i >> 1))));
       a.vcvtps2dq(value, value);
@@ -182,16 +195,15 @@ export class RecordWriter {
       for (const [pair, sum] of sums.entries()) {
         const [q0, q1, q2 = q0, q3 = q1] = quants.slice(4 * pair) as [Vec?, Vec?, Vec?, Vec?];
         if (!q0 || !q1 || !q2 || !q3) continue;
-        // Packing works within 128-bit lanes: each has 4 bytes of q0, q1, q2 and q3.
         a.vpackssdw(t0, q0, q1);
         a.vpackssdw(t3, q2, q3);
         a.vpacksswb(t0, t0, t3);
-        a.vmovups(t4, ripMem(a.constant(Int32Array.from({ length: 16 }, (_, i) => 4 * (i % 4) + (i >> 2)))));
-        a.vpermd(t4, t4, t0);
+        a.vpermd(t4, order, t0);
         const block = 2 * pair * record.bytes + at;
         a.vmovups(mem(target, block), half(t4));
         if (q2 !== q0) a.vextracti64x4(mem(target, block + record.bytes), t4, 1);
-        this.#emitByteSums(sum, t0, t3, weight, index > 0);
+        a.vpmaddubsw(t3, ones, t0);
+        this.#emitSums(sum, t3, weight, index > 0);
       }
     }
     // Dwords of a sum: the halves of two blocks.
@@ -235,7 +247,9 @@ export class RecordWriter {
       a.vmovups(q1, ripMem(a.constant(Int32Array.of(0, 4, 1, 5, 2, 6, 3, 7))));
       a.vpermd(q0, q1, q0);
       a.vmovups(mem(target, at), q0);
-      this.#emitByteSums(t3, q0, q1, weight, index > 0);
+      a.vmovups(q1, ripMem(a.constant(ones)));
+      a.vpmaddubsw(q1, q1, q0);
+      this.#emitSums(t3, q1, weight, index > 0);
     }
     for (const order of [0b01_00_11_10, 0b10_11_00_01]) {
       a.vpshufd(t0, t3, order);
@@ -273,15 +287,12 @@ export class RecordWriter {
     ];
   }
 
-  /** sum: of groups of four bytes times `weight`, or that added to it. */
-  #emitByteSums(sum: Vec, bytes: Vec, temporary: Vec, weight: number, isAdded: boolean): void {
+  /** sum: of pairs of words times `weight`, or that added to it. Changes the words. */
+  #emitSums(sum: Vec, words: Vec, weight: number, isAdded: boolean): void {
     const a = this.#a;
-    const words = this.#lanes.constantBits((weight << 16) | (weight & 0xffff));
-    a.vmovups(temporary, ripMem(a.constant(new Uint8Array(64).fill(1))));
-    a.vpmaddubsw(temporary, temporary, bytes);
-    if (!isAdded) return a.vpmaddwd(sum, temporary, words);
-    a.vpmaddwd(temporary, temporary, words);
-    a.vpaddd(sum, sum, temporary);
+    const weights = this.#lanes.constantBits((weight << 16) | (weight & 0xffff));
+    a.vpmaddwd(isAdded ? words : sum, words, weights);
+    if (isAdded) a.vpaddd(sum, sum, words);
   }
 
   /** Sums times SUM_FACTOR → sums rounded to F32, times `scale`. */

@@ -6,11 +6,26 @@ import { xmm } from '../../asm/registers.ts';
 import type { Lanes, Wide } from '../lanes.ts';
 import { emitEach16 } from './row-op.ts';
 
-/**
- * Vector c of 16 floats goes to sum c % 4 of four sums of 16 lanes, so that additions need not wait for each other;
- * then sums 0 + 1, 2 + 3, both; then lanes as `Lanes.fold`. `term` adds one vector's terms. Leaves the sum in lane 0 of
- * the xmm register returned, whose lanes are `keep`'s to use until the next take. `pointer` moves.
- */
+/** Four sums of 16 lanes, so that additions need not wait for each other: vector c of 16 floats goes to sum c % 4. */
+export type Sums = readonly [Wide, Wide, Wide, Wide];
+
+export function takeSums(lanes: Lanes): Sums {
+  const sums = [lanes.take(), lanes.take(), lanes.take(), lanes.take()] as const;
+  for (const sum of sums) lanes.zero(sum);
+  return sums;
+}
+
+/** Adds 0 + 1, 2 + 3, both; then lanes as `Lanes.fold`. Releases the sums; the result is lane 0 of one of them. */
+export function foldSums(lanes: Lanes, [s0, s1, s2, s3]: Sums): Vec {
+  lanes.op('vaddps', s0, s0, s1);
+  lanes.op('vaddps', s2, s2, s3);
+  lanes.op('vaddps', s0, s0, s2);
+  const sum = lanes.fold('vaddps', s0, s1);
+  lanes.release(s0, s1, s2, s3);
+  return sum;
+}
+
+/** The sum over a row; `term` adds one vector's terms. `pointer` moves. */
 export function emitRowSum(
   a: Assembler,
   lanes: Lanes,
@@ -18,16 +33,9 @@ export function emitRowSum(
   { pointer, count }: { readonly pointer: Gpr; readonly count: Gpr },
   term: (sum: Wide, place: Mem) => void,
 ): Vec {
-  const sums = Array.from({ length: 4 }, () => lanes.take()) as [Wide, Wide, Wide, Wide];
-  for (const sum of sums) lanes.zero(sum);
+  const sums = takeSums(lanes);
   emitEach16(a, numFloats, count, [pointer], (at, turn) => term(sums[turn] as Wide, mem(pointer, 4 * at)));
-  const [s0, s1, s2, s3] = sums;
-  lanes.op('vaddps', s0, s0, s1);
-  lanes.op('vaddps', s2, s2, s3);
-  lanes.op('vaddps', s0, s0, s2);
-  const sum = lanes.fold('vaddps', s0, s1);
-  lanes.release(...sums);
-  return sum;
+  return foldSums(lanes, sums);
 }
 
 /** x: a sum of squares → 1 / sqrt(x / numFloats + eps), in lane 0. */

@@ -2,10 +2,13 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import type { MachineCode } from '../../asm/program.ts';
 import { supportedIsas } from '../../cpu-features.ts';
+import { activate } from '../activation.ref.ts';
 import { fma32 } from '../float.ref.ts';
 import { fineRecord, plainRecord, recordsBytes } from '../product/abi.ts';
 import { packedBytes, packedFormats } from '../product/layout.ts';
-import { packRows, unpackRow } from '../product/pack.ts';
+import { packRows } from '../product/pack.ts';
+import { recordsOf } from '../product/records.ref.ts';
+import { unpackRow } from '../product/unpack.ref.ts';
 import { layoutOf, randomRows } from '../product/testing/random.ts';
 import { integer, pick, type Random, seeded } from '../testing/sequences.ts';
 import { emitEmbed, embedOp } from './embed.ts';
@@ -16,7 +19,7 @@ import { emitQuantise, quantiseOp } from './quantise.ts';
 import { emitRope, ropeObstacle, ropeOp } from './rope.ts';
 import { fillRopeTable } from './rope-table.ts';
 import type { OpLayout } from './row-op.ts';
-import { activate, layerNorm, recordRow, recordRows, rmsNorm, ropeHead } from './rows.ref.ts';
+import { layerNorm, rmsNorm, ropeHead } from './rows.ref.ts';
 import { RowMachine } from './testing/row-machine.ts';
 
 const normal = (random: Random) => (random() + random() + random() - 1.5) * 2;
@@ -34,6 +37,9 @@ function activations(random: Random, numRows: number, numFloats: number): Float3
     return x;
   });
 }
+
+/** Rows one after the other. */
+const joined = (rows: readonly Float32Array[]) => Float32Array.from(rows.flatMap((row) => [...row]));
 
 const variants = [
   { isa: 'avx2', how: 'native' },
@@ -95,8 +101,9 @@ describe.each(variants)('$isa, $how', ({ isa, how }) => {
           );
           const where = `${kind} [${M}, ${D}] ${record?.bytes} ${floats}`;
           if (record) {
-            const wanted = normed.map(({ scaled, factor }) => recordRow(scaled, record, factor));
-            expect(records.bytes, where).toEqual(recordRows(wanted, record, D));
+            const factors = normed.map(({ factor }) => factor);
+            const all = joined(normed.map(({ scaled }) => scaled));
+            expect(records.bytes, where).toEqual(recordsOf(record, all, D, factors));
           }
           for (const [m, { scaled, factor }] of normed.entries()) {
             const old = before[m]!;
@@ -121,13 +128,7 @@ describe.each(variants)('$isa, $how', ({ isa, how }) => {
           const records = on.operand(recordsBytes(record, M, K));
           const values = { x: x.address, xRowBytes: x.rowBytes, records: records.address };
           await on.call(M, values, integer(random, 1, 3));
-          expect(records.bytes, `[${M}, ${K}] ${record.bytes}`).toEqual(
-            recordRows(
-              rows.map((row) => recordRow(row, record)),
-              record,
-              K,
-            ),
-          );
+          expect(records.bytes, `[${M}, ${K}] ${record.bytes}`).toEqual(recordsOf(record, joined(rows), K));
         }
       });
 
@@ -161,14 +162,7 @@ describe.each(variants)('$isa, $how', ({ isa, how }) => {
           );
           const wanted = gates.map((row, m) => row.map((value, i) => activate(value, activation) * ups[m]![i]!));
           const where = `${activation} [${M}, ${F}] ${record?.bytes}`;
-          if (record)
-            expect(records.bytes, where).toEqual(
-              recordRows(
-                wanted.map((row) => recordRow(row, record)),
-                record,
-                F,
-              ),
-            );
+          if (record) expect(records.bytes, where).toEqual(recordsOf(record, joined(wanted), F));
           else for (const [m, row] of wanted.entries()) expect(out.row(m), where).toEqual(row);
         }
       });

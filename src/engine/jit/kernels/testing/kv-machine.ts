@@ -8,22 +8,17 @@ import { interpret } from '../../testing/interpreter.ts';
 import {
   type AttentionOptions,
   headBytes,
-  type KvRow,
-  type KvSegment,
   type KvShape,
-  countStep,
   type HeadRows,
   KV_OP_BYTES,
   type LayerPages,
-  pointStepCell,
-  stepBlockBytes,
   writeAttentionOp,
   writeKvWriteOp,
-  writeStepBlock,
 } from '../abi.ts';
 import { attentionScratchBytes, emitAttentionOp } from '../attention/attention.ts';
 import { emitKvWriteOp } from '../kv-write.ts';
 import { opField } from '../op.ts';
+import { countStep, type KvRow, type KvSegment, pointStepCell, stepBlockBytes, writeStepBlock } from '../step-block.ts';
 
 export interface Layer {
   readonly scale: number;
@@ -170,8 +165,8 @@ export class KvMachine {
   /** Makes the rows the current step, over these matrices. */
   step(rows: readonly KvRow[], matrices: StepMatrices): void {
     const numTokens = rows.reduce((sum, row) => sum + row.numTokens, 0);
-    const memory = this.allocate(stepBlockBytes(countStep(this.shape, rows, numTokens)));
-    writeStepBlock(memory.buffer, 0, this.shape, this.pageBytes, rows, numTokens);
+    const memory = this.allocate(stepBlockBytes(countStep(this.shape, rows)));
+    writeStepBlock(memory.buffer, 0, this.shape, this.pageBytes, rows);
     const { buffer, address } = this.#control;
     pointStepCell(buffer, at.stepCell, memory.address);
     new DataView(buffer).setBigInt64(at.numTokens, BigInt(numTokens), true);

@@ -1,8 +1,9 @@
 // Owns random sequences for kernel tests: their activations, their pages, and steps that run them in any split.
-import type { KvRow, KvShape } from '../abi.ts';
+import type { KvShape } from '../abi.ts';
 import type { RowCache } from '../attention/attention.ref.ts';
 import { attentionReference } from '../attention/attention.ref.ts';
 import { cachedHead } from '../kv-write.ref.ts';
+import type { KvRow } from '../step-block.ts';
 import type { KvMachine, Layer } from './kv-machine.ts';
 
 export type Random = () => number;

@@ -1,5 +1,5 @@
 // Owns the activations of gated feed-forwards: x times a logistic function of x, emitted for 16 lanes.
-import type { Lanes, Wide } from '../lanes.ts';
+import type { Lanes, Wide } from './lanes.ts';
 
 export type Activation = 'silu' | 'gelu_tanh';
 
@@ -30,36 +30,25 @@ export const activationNumbers = {
 
 const MANTISSA_BITS = 23;
 
-export interface ActivationConstants {
-  readonly leastX: Wide;
-  readonly mostT: Wide;
-}
-
-export function takeActivationConstants(lanes: Lanes, activation: Activation): ActivationConstants {
-  const [leastX, mostT] = [lanes.takeSplat(), lanes.takeSplat()];
-  lanes.broadcast(leastX, lanes.constant(activationNumbers.leastX[activation]));
-  lanes.broadcast(mostT, lanes.constant(activationNumbers.mostT));
-  return { leastX, mostT };
-}
-
 /** x becomes its activation; NaN stays NaN. Temporaries are destroyed. */
 export function emitActivation(
   lanes: Lanes,
   activation: Activation,
   x: Wide,
-  { leastX, mostT }: ActivationConstants,
   [t, n, power]: readonly [Wide, Wide, Wide],
 ): void {
   const { polynomial, log2e, ln2High, ln2Low, geluLinear, geluCubic } = activationNumbers;
   // Of two operands the machine returns the second where one is not a number: x comes second.
-  lanes.op('vmaxps', x, leastX, x);
-  if (activation === 'silu') lanes.op('vminps', t, mostT, x);
+  lanes.load(t, lanes.constant(activationNumbers.leastX[activation]));
+  lanes.op('vmaxps', x, t, x);
+  lanes.load(power, lanes.constant(activationNumbers.mostT));
+  if (activation === 'silu') lanes.op('vminps', t, power, x);
   else {
     lanes.op('vmulps', t, x, x);
     lanes.load(n, lanes.constant(geluLinear));
     lanes.op('vfmadd231ps', n, t, lanes.constant(geluCubic));
     lanes.op('vmulps', n, n, x);
-    lanes.op('vminps', t, mostT, n);
+    lanes.op('vminps', t, power, n);
   }
   // exp(-t) = 2^n exp(-(t + n ln 2)), n = -t / ln 2 rounded.
   lanes.op('vmulps', n, t, lanes.constant(-log2e));

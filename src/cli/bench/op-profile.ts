@@ -1,0 +1,49 @@
+// Owns adding up a step program's time stamps by kind of op.
+import type { StepProgram } from '../../engine/program/program-builder.ts';
+
+type Ticks = Map<string, number>;
+
+export class OpProfile {
+  readonly #labels: readonly string[];
+  readonly #stamps: BigUint64Array;
+  /** Of steps since the last `endSample`. */
+  #sample: Ticks = new Map();
+  readonly #samples: Ticks[] = [];
+  /** The first and the last time that the counter was seen, and its count then. */
+  #first: readonly [ms: number, stamp: bigint] | null = null;
+  #last: readonly [ms: number, stamp: bigint] = [0, 0n];
+
+  constructor(program: StepProgram) {
+    this.#labels = program.labels;
+    this.#stamps = program.stamps();
+  }
+
+  /** Right after a step. */
+  add(): void {
+    for (const [i, label] of this.#labels.entries()) {
+      const ticks = Number(this.#stamps[i + 1]! - this.#stamps[i]!);
+      this.#sample.set(label, (this.#sample.get(label) ?? 0) + ticks);
+    }
+    this.#last = [performance.now(), this.#stamps.at(-1) ?? 0n];
+    this.#first ??= this.#last;
+  }
+
+  /** The steps since the last call are one sample. */
+  endSample(): void {
+    this.#samples.push(this.#sample);
+    this.#sample = new Map();
+  }
+
+  /** Op → median over the samples. The counter's rate is found from the clock beside it. */
+  medianMs(): Record<string, number> {
+    const [firstMs, firstStamp] = this.#first ?? [0, 0n];
+    const [lastMs, lastStamp] = this.#last;
+    const ticksPerMs = Number(lastStamp - firstStamp) / (lastMs - firstMs);
+    return Object.fromEntries(
+      [...new Set(this.#labels)].map((label) => {
+        const values = this.#samples.map((sample) => sample.get(label) ?? 0).sort((a, b) => a - b);
+        return [label, (values[values.length >> 1] ?? 0) / ticksPerMs];
+      }),
+    );
+  }
+}
