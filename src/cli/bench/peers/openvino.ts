@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { DType } from '../../../files/dtype.ts';
 import { callJson } from '../http-json.ts';
 import type { Launch, Peer, PeerProduct, PreparedPeer } from './peer.ts';
 import { moveOver, type Recipe, recipeFolder } from './recipe.ts';
@@ -48,13 +49,19 @@ export async function completionIds(
   return ids;
 }
 
-const openvino: Peer = {
+/** Tried: float32 throughout, a float cache, no dynamic quantisation. So it lies in how it reads the file. */
+const Q4_1_NOTE = 'answers wrongly from Q4_1 weights in every precision, rightly from Q4_0';
+
+const openvino = (matrixDType: DType): Peer => ({
   name: 'openvino',
   prepare: ({ modelPath, cacheFolder }): Promise<PreparedPeer> =>
     Promise.resolve({
       name: 'openvino',
       version: VERSION,
-      notes: ['its pipeline behind a thin front of ours that never turns ids into text'],
+      notes: [
+        'its pipeline behind a thin front of ours that never turns ids into text',
+        ...(matrixDType === 'Q4_1' ? [Q4_1_NOTE] : []),
+      ],
       hasOtherWeights: false,
       readyPath: '/health',
       isKeepAlive: true,
@@ -69,10 +76,10 @@ const openvino: Peer = {
       greedyTokens: (url, prompt, maxTokens, signal) => completionIds(url, { prompt, max_tokens: maxTokens }, signal),
       stepTotals: () => Promise.resolve(null),
     }),
-};
+});
 
 export const openvinoProduct: PeerProduct = {
   recipe,
   cost: 'from PyPI, a minute, 0.3 GB',
-  systems: () => [openvino],
+  systems: (matrixDType) => [openvino(matrixDType)],
 };

@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { finished } from 'node:stream/promises';
 import { XllmError } from '../../../common/errors.ts';
 import { withCacheLock } from '../../../files/resolve/cache-lock.ts';
 import type { SetUpContext } from './peer.ts';
@@ -120,5 +121,6 @@ async function runQuietly(command: Command, folder: string, signal: AbortSignal)
   } finally {
     signal.removeEventListener('abort', endGroup);
     log.end();
+    await finished(log); // whoever is told to look there finds all of it
   }
 }
