@@ -18,6 +18,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   'engine/models': ['engine/tensor', 'engine/weights', 'engine/kv', 'files', 'common'],
   'engine/program': [
     'engine/models',
+    'engine/tensor',
     'engine/weights',
     'engine/sampler',
     'engine/scheduler',

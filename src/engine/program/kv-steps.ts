@@ -14,7 +14,7 @@ import type { StepPlan } from '../scheduler/plan.ts';
 import { SwitchedBlock } from './switched-block.ts';
 
 /** What the kernels of each group are emitted for. */
-export function kvShapes(
+function kvShapes(
   config: ModelConfig,
   groups: readonly CacheGroup[],
   layouts: readonly PageLayout[],

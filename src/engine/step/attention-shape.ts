@@ -1,6 +1,5 @@
 // Owns what a step's graph needs to know of how the step attends.
 import type { Attention } from '../models/blocks.ts';
-import type { StepPlan } from '../scheduler/plan.ts';
 import type { Graph } from '../tensor/graph.ts';
 import type { InputLayout, InputMemory, StagedInputs } from '../tensor/inputs.ts';
 
