@@ -42,6 +42,8 @@ export const productField = {
   /** Estimates: of a strip, and of one of its rows by one row of x. */
   stripCycles: field(12),
   rowCycles: field(13),
+  /** Of a piece, at least. */
+  pieceCycles: field(14),
 } as const;
 /** Bytes of a product's op block. */
 export const PRODUCT_OP_BYTES = 256;
@@ -90,10 +92,16 @@ export function writeProductOp(block: OpBlock, kind: ProductKind, options: Produ
   block.set(productField.length, length);
   block.set(productField.stripBytes, bytes);
   block.set(productField.maxChunkRows, C * Math.max(1, Math.floor(CHUNK_BYTES / (C * xRowBytes))));
-  block.set(productField.stripCycles, Math.ceil(bytes / bytesPerCycle));
+  const stripCycles = Math.ceil(bytes / bytesPerCycle);
+  block.set(productField.stripCycles, stripCycles);
+  block.set(productField.pieceCycles, Math.max(PIECE_CYCLES, STRIPS_READ * stripCycles));
   block.set(productField.rowCycles, length * rowCycles[kind.isa][rowKind(kind)]);
 }
 
+/** Claiming a piece costs 0.1 us: this is some 2 us. */
+const PIECE_CYCLES = 8192;
+/** Nothing brings a piece's first strip closer: pieces last as long as reading so many. */
+const STRIPS_READ = 32;
 /** About what a core gets from memory. */
 const bytesPerCycle = 6;
 /** Per block (float formats: element), strip and row of x. */

@@ -12,8 +12,6 @@ import { type ProductKind, productField, tileRowsOf } from './product-op.ts';
 import { MAX_NEXT_LINES, type Prefetch, TileCode, type TileRegisters } from './registers.ts';
 import { emitStore, type OutPlaces, outColumns, scratchBytes } from './store.ts';
 
-/** A piece of work takes at least so long, some 2 us: claiming one costs 0.1 us. */
-const PIECE_CYCLES = 8192;
 const MAX_PIECES_PER_THREAD = 16;
 const LINE_BYTES = 64;
 /** Instructions, see `isAheadWorth`. */
@@ -85,7 +83,8 @@ function emitCut({ a, f, op, numRows, numThreads }: OpFrame, kind: ProductKind) 
   a.imul(rax, opMem(op, productField.rowCycles));
   a.add(rax, opMem(op, productField.stripCycles));
   a.imul(rax, opMem(op, productField.numStrips));
-  a.imul3(t, numThreads, PIECE_CYCLES);
+  a.mov(t, opMem(op, productField.pieceCycles));
+  a.imul(t, numThreads);
   divide(t);
   a.mov(t, MAX_PIECES_PER_THREAD);
   a.cmp(rax, t);
