@@ -14,11 +14,7 @@ import type { StepPlan } from '../scheduler/plan.ts';
 import { SwitchedBlock } from './switched-block.ts';
 
 /** What the kernels of each group are emitted for. */
-function kvShapes(
-  config: ModelConfig,
-  groups: readonly CacheGroup[],
-  layouts: readonly PageLayout[],
-): KvShape[] {
+function kvShapes(config: ModelConfig, groups: readonly CacheGroup[], layouts: readonly PageLayout[]): KvShape[] {
   return groups.map(({ name, numKvHeads, keyDim, element }, g) => {
     const layout = layouts[g];
     invariant(layout, `the KV space lacks group ${name}`);
