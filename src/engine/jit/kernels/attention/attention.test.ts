@@ -28,7 +28,7 @@ function randomShape(random: Random): KvShape {
   const numKvHeads = integer(random, 1, 3);
   return {
     numKvHeads,
-    numHeads: numKvHeads * integer(random, 1, 8),
+    numHeads: numKvHeads * pick(random, [1, 2, 3, 3, 4, 5, 6, 7, 8, 12, 20]),
     headDim: 16 * pick(random, [1, 2, 3, 4, 4, 5, 6, 8, 8, 16]),
     blockTokens: pick(random, [16, 16, 32, 128]),
     element: pick(random, ['f16', 'f16', 'f32', 'bf16', 'int8']),

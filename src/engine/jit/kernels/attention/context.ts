@@ -35,7 +35,7 @@ const blockings: Readonly<Record<Isa, Blocking>> = {
 export const MAX_SIDES = 4;
 
 /**
- * How many vectors, of 1, 2, 4, … `most`, stand beside `numRows` rows: an accumulator for each row and one operand per
+ * How many vectors, `most` at the most, stand beside `numRows` rows: an accumulator for each row and one operand per
  * vector, and one broadcast. A divisor of `most`, so that every turn is alike.
  */
 export function vectorsBeside({ numRegisters, partsPerWide }: Blocking, numRows: number, most: number): number {
@@ -79,8 +79,8 @@ function scratchLayout(unitRows: number, groupRows: number, shape: KvShape): Scr
     end += Math.ceil(numBytes / 64) * 64;
     return start;
   };
-  // Tiles side by side may reach behind the chunk; and equal columns of rows should not meet in one cache set.
-  const scoreStride = CHUNK_POSITIONS * 4 + (MAX_SIDES - 1) * WIDE_BYTES;
+  // A few lines more, so that equal columns of rows do not meet in one cache set.
+  const scoreStride = CHUNK_POSITIONS * 4 + 3 * WIDE_BYTES;
   return {
     queries: section(unitRows * headDim * 4),
     scores: section(groupRows * scoreStride),

@@ -12,6 +12,7 @@ import {
   LINE_BYTES,
   MAX_SIDES,
   scratchAt,
+  TILES_AHEAD,
   vectorsBeside,
   WIDE_BYTES,
   withGprs,
@@ -32,32 +33,36 @@ interface Block {
   readonly tile: Gpr;
 }
 
-/** All tiles, `sides` at a time. Sides behind the last tile read other tiles: their columns are never read. */
-function emitTiles(c: Context, numRows: number, sides: number): void {
+/** All tiles, `most` at a time, then half as many and so on. */
+function emitTiles(c: Context, numRows: number, most: number): void {
   const { a, sizes, locals } = c;
   const { scratch } = sizes;
   withGprs(c, 2, (tile, out) => {
     a.lea(tile, scratchAt(c, scratch.stream));
     a.mov(out, locals.firstColumn);
     a.lea(out, mem(c.scratch, scratch.scores, { index: out, scale: 4 }));
-    a.mov(locals.spare, 0);
-    const loop = a.here('score_tiles');
-    const lanes = new Lanes(a, c.isa);
-    const sums = emitDotProducts(c, lanes, { numRows, sides, tile });
-    for (const [row, rowSums] of sums.entries()) {
-      for (const [side, sum] of rowSums.entries()) {
-        lanes.store(mem(out, row * scratch.scoreStride + side * WIDE_BYTES), sum);
-      }
-    }
-    a.add(out, WIDE_BYTES * sides);
-    a.add(tile, 8 * sides);
-    withGprs(c, 1, (done) => {
-      a.mov(done, locals.spare);
-      a.add(done, sides);
-      a.mov(locals.spare, done);
-      a.cmp(done, locals.groupTiles);
-      a.jl(loop);
+    withGprs(c, 1, (left) => {
+      a.mov(left, locals.groupTiles);
+      a.mov(locals.spare, left);
     });
+    for (let sides = most; sides >= 1; sides /= 2) {
+      const skip = a.label('tiles_done');
+      const loop = a.here('score_tiles');
+      a.cmp(locals.spare, sides);
+      a.jl(skip);
+      const lanes = new Lanes(a, c.isa);
+      const sums = emitDotProducts(c, lanes, { numRows, sides, tile });
+      for (const [row, rowSums] of sums.entries()) {
+        for (const [side, sum] of rowSums.entries()) {
+          lanes.store(mem(out, row * scratch.scoreStride + side * WIDE_BYTES), sum);
+        }
+      }
+      a.add(out, WIDE_BYTES * sides);
+      a.add(tile, 8 * sides);
+      a.sub(locals.spare, sides);
+      if (sides === most) a.jmp(loop);
+      a.bind(skip);
+    }
   });
 }
 
@@ -77,7 +82,7 @@ function emitDotProducts(c: Context, lanes: Lanes, { numRows, sides, tile }: Blo
     // In each turn one of the tiles ahead is fetched.
     a.mov(turn, 0);
     const turns = a.here('dot_turn');
-    a.mov(ahead, mem(tile, 8 * sides, { index: turn, scale: 8 }));
+    a.mov(ahead, mem(tile, 8 * TILES_AHEAD, { index: turn, scale: 8 }));
     a.mov(count, shape.headDim / UNROLL / sides);
     a.align(16);
     const loop = a.here('dot');
