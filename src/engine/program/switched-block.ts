@@ -9,6 +9,8 @@ export class SwitchedBlock {
   readonly #cellOffset: number;
   /** The first is the one to write next. */
   readonly #copies: (NativeMemory | null)[] = [null, null];
+  /** Sizes double: together they are smaller than the copies. */
+  readonly #outgrown: NativeMemory[] = [];
 
   /** `cellOffset`: of the cell in native memory, a multiple of 8. */
   constructor(cellBuffer: ArrayBuffer, cellOffset: number) {
@@ -20,7 +22,8 @@ export class SwitchedBlock {
   writable(numBytes: number): ArrayBuffer {
     const [copy] = this.#copies;
     if (copy && copy.numBytes >= numBytes) return copy.buffer;
-    copy?.free();
+    // A thread that comes late to the step before may still look at it.
+    if (copy) this.#outgrown.push(copy);
     const grown = allocateNative(2 ** Math.ceil(Math.log2(numBytes)));
     this.#copies[0] = grown;
     return grown.buffer;
@@ -35,6 +38,6 @@ export class SwitchedBlock {
   }
 
   free(): void {
-    for (const copy of this.#copies) copy?.free();
+    for (const copy of [...this.#copies, ...this.#outgrown]) copy?.free();
   }
 }
