@@ -1,4 +1,5 @@
 // Owns turning a list of ops into a step program that can run: code emitted once per kernel, a block per op.
+import { invariant } from '../../common/errors.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
@@ -28,7 +29,7 @@ export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   for (const { kernel, emit } of specs) if (!kernels.has(kernel)) kernels.set(kernel, emit());
   const codes = [...kernels.values()];
   const code = loadCode(codes);
-  const entryOf = new Map([...kernels.keys()].map((name, i) => [name, code.addresses[i] ?? 0]));
+  const names = [...kernels.keys()];
   const offsets: number[] = [];
   let numBytes = 0;
   for (const { blockBytes } of specs) {
@@ -43,13 +44,19 @@ export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   const table = allocateNative(programBytes(specs.length));
   const words = allocateNative(LINE_BYTES + 8 * (specs.length + 1));
   const ops = specs.map(({ kernel }, i) => ({
-    kernel: entryOf.get(kernel) ?? 0,
+    kernel: addressAt(code, names.indexOf(kernel)),
     block: blocks.address + offsets[i]!,
   }));
   writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
   const labels = specs.map(({ label }) => label);
   const parts = { code, codes, blocks, table, words, offsets, labels };
   return new StepProgram(parts, (stamps) => writeProgram(table.buffer, ops, { abort: words.address, stamps }));
+}
+
+function addressAt({ addresses }: ExecutableCode, index: number): Address {
+  const address = addresses[index];
+  invariant(address, `no code was loaded for kernel ${index}`);
+  return address;
 }
 
 interface ProgramParts {
@@ -91,7 +98,7 @@ export class StepProgram {
   /** Emitted code, for listings and profilers. */
   get kernels(): readonly { readonly code: MachineCode; readonly address: Address }[] {
     const { code, codes } = this.#parts;
-    return codes.map((each, i) => ({ code: each, address: code.addresses[i] ?? 0 }));
+    return codes.map((each, i) => ({ code: each, address: addressAt(code, i) }));
   }
 
   /** Before each run, with the team's next generation. */

@@ -1,4 +1,5 @@
 // Owns the rotation tables of a model: a row per position, written by the host before the first step that reads it.
+import { invariant } from '../../common/errors.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { fillRopeTable, type RopeFrequencies, ropeRowBytes } from '../jit/kernels/rows/rope-table.ts';
@@ -32,7 +33,9 @@ export class RopeTables {
   }
 
   addressOf(rope: RopeConfig): Address {
-    return this.#tables.get(rope)?.memory.address ?? 0;
+    const table = this.#tables.get(rope);
+    invariant(table, 'a rope of no layer');
+    return table.memory.address;
   }
 
   /** Writes rows that the plan is the first to need: a running step does not read them. */

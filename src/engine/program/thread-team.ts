@@ -37,7 +37,7 @@ export class ThreadTeam {
   constructor({ numThreads, polls }: TeamOptions) {
     this.numThreads = numThreads;
     this.#code = loadCode([emitProgram(), emitStart(), emitEnd(), emitWorker()]);
-    const [run = 0, start = 0, end = 0, work = 0] = this.#code.addresses;
+    const [run, start, end, work] = this.#code.addresses as [Address, Address, Address, Address];
     this.#memory = allocateNative(TEAM_BYTES + numThreads * LINE_BYTES);
     this.#words = new Int32Array(this.#memory.buffer);
     this.#view = new DataView(this.#memory.buffer);
