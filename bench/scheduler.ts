@@ -2,6 +2,7 @@
 // Run: node bench/scheduler.ts [sequences] [context tokens]
 import { KvCache } from '../src/engine/kv/kv-cache.ts';
 import type { StepOutput, StepPlan } from '../src/engine/scheduler/plan.ts';
+import { greedyParams } from '../src/engine/scheduler/sampling-params.ts';
 import { Scheduler } from '../src/engine/scheduler/scheduler.ts';
 
 const numSequences = Number(process.argv[2] ?? 64);
@@ -47,22 +48,7 @@ function measure(isAsync: boolean, numRangeSlots: number): { planUs: number; com
         id,
         promptIds: Int32Array.from({ length: contextTokens }, (_, i) => 1 + ((id + i) % 1000)),
         generatedIds: new Int32Array(0),
-        params: {
-          temperature: 0,
-          topK: 0,
-          topP: 1,
-          minP: 0,
-          repetitionPenalty: 1,
-          presencePenalty: 0,
-          frequencyPenalty: 0,
-          logitBias: [],
-          minTokens: 0,
-          maxTokens: 2 * numSteps,
-          ignoreEos: true,
-          stopTokenIds: [],
-          numLogprobs: -1,
-          numPromptLogprobs: -1,
-        },
+        params: { ...greedyParams, maxTokens: 2 * numSteps },
         seed: 1n,
         priority: 0,
         offline: false,

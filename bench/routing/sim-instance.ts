@@ -4,6 +4,7 @@ import { predictStepMs, type StepTimeModel } from '../../src/common/step-time.ts
 import { type Heartbeat, HeartbeatSchema } from '../../src/contract/generated/xllm_pb.js';
 import { KvCache } from '../../src/engine/kv/kv-cache.ts';
 import type { StepOutput, StepPlan } from '../../src/engine/scheduler/plan.ts';
+import { greedyParams } from '../../src/engine/scheduler/sampling-params.ts';
 import { Scheduler } from '../../src/engine/scheduler/scheduler.ts';
 import type { SequenceUpdate } from '../../src/engine/scheduler/spec.ts';
 import { shapeOfPlan } from '../../src/engine/scheduler/step-shape.ts';
@@ -77,22 +78,7 @@ export class SimInstance {
   /** False: it can never fit. */
   submit(id: number, promptIds: Int32Array, maxTokens: number, nowMs: number): boolean {
     this.numSubmits++;
-    const params = {
-      temperature: 0,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: [],
-      minTokens: 0,
-      maxTokens,
-      ignoreEos: true,
-      stopTokenIds: [],
-      numLogprobs: -1,
-      numPromptLogprobs: -1,
-    };
+    const params = { ...greedyParams, maxTokens };
     const refusal = this.#scheduler.add(
       {
         id,

@@ -4,6 +4,7 @@ import { create, toBinary } from '@bufbuild/protobuf';
 import { monotonicClock } from '../../common/clock.ts';
 import { StepBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { modelSettings } from '../../files/resolve/settings.ts';
+import { greedyParams } from '../../engine/scheduler/sampling-params.ts';
 import type { SequenceSpec } from '../../engine/scheduler/spec.ts';
 import { messageOfUpdate } from '../../engine/step/delta-codec.ts';
 import { type LoadedEngine, loadEngine } from '../../engine/step/load-engine.ts';
@@ -196,22 +197,7 @@ class Runner {
       id,
       promptIds: Int32Array.from({ length: promptTokens }, (_, i) => (id * 7919 + i * 104_729) % numIds),
       generatedIds: new Int32Array(0),
-      params: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        logitBias: [],
-        minTokens: 0,
-        maxTokens,
-        ignoreEos: true,
-        stopTokenIds: [],
-        numLogprobs: -1,
-        numPromptLogprobs: -1,
-      },
+      params: { ...greedyParams, maxTokens },
       seed: 0n,
       priority: 0,
       offline: false,

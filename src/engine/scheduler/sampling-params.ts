@@ -36,6 +36,23 @@ export interface SamplingParams {
   readonly numPromptLogprobs: number;
 }
 
+/** The likeliest token each time, to the last: what measurements ask for. */
+export const greedyParams: Omit<SamplingParams, 'maxTokens'> = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: [],
+  minTokens: 0,
+  ignoreEos: true,
+  stopTokenIds: [],
+  numLogprobs: -1,
+  numPromptLogprobs: -1,
+};
+
 /** What the sampler needs for one output row of one step: a value, no references to live state. */
 export interface SampleRow {
   readonly temperature: number;

@@ -6,6 +6,7 @@ import type { Executor } from '../../step/executor.ts';
 import { HashExecutor, type HashExecutorOptions } from '../../step/hash-executor.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../plan.ts';
 import type { LogitEdits, SamplingParams } from '../sampling-params.ts';
+import { greedyParams } from '../sampling-params.ts';
 import { Scheduler } from '../scheduler.ts';
 import type {
   EditsBuilder,
@@ -26,22 +27,7 @@ export function cacheGroup(kind: CacheKind): CacheGroup {
 }
 export const paged = cacheGroup({ type: 'paged' });
 
-export const defaultParams: SamplingParams = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  minTokens: 0,
-  maxTokens: 16,
-  ignoreEos: true,
-  stopTokenIds: [],
-  numLogprobs: -1,
-  numPromptLogprobs: -1,
-};
+export const defaultParams: SamplingParams = { ...greedyParams, maxTokens: 16 };
 
 const defaultLimits: SchedulerLimits = {
   maxNumSeqs: 8,
