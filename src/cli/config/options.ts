@@ -104,6 +104,13 @@ const clusterOptions = {
   tlsCa: z.string().optional().describe('PEM of the authority that signed those of the others: calls to them use TLS.'),
 };
 
+const traceOptions = {
+  otlpEndpoint: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe('Send traces there, as OTLP over HTTP (default: OTEL_EXPORTER_OTLP_ENDPOINT; neither: no traces).'),
+};
+
 const logOptions = {
   logFormat: z.enum(['text', 'json']).default('text').describe('One line per request, for people or for machines.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info').describe('Least severe level shown.'),
@@ -155,6 +162,7 @@ export const commandOptions = {
     ...routingOptions,
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   service: z.strictObject({
@@ -170,6 +178,7 @@ export const commandOptions = {
       .describe('etcd://host:port[,host:port]/namespace, for several services; etcds:// for TLS (default: --listen).'),
     ...clusterOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   engine: z.strictObject({
@@ -196,6 +205,7 @@ export const commandOptions = {
     supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   status: z.strictObject({

@@ -406,6 +406,13 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
    * @generated from field: repeated bytes generated_ids = 20;
    */
   generatedIds: Uint8Array[];
+
+  /**
+   * W3C trace context of the attempt; empty: it is not traced.
+   *
+   * @generated from field: string traceparent = 30;
+   */
+  traceparent: string;
 };
 
 /**

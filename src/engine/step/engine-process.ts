@@ -8,6 +8,7 @@ import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
 import { describeLaps } from '../../common/laps.ts';
 import type { Log } from '../../common/log.ts';
+import type { Tracer } from '../../common/trace.ts';
 import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { ContractServer } from '../../contract/grpc.ts';
@@ -30,6 +31,8 @@ export interface EngineProcessOptions extends HostedEngineOptions {
   readonly coordinator: CoordinatorOptions;
   readonly asyncScheduling: boolean;
   readonly isSupervised: boolean;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
 }
 
 const LEASE_MS = 5_000;
@@ -96,6 +99,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   await sleep(FAREWELL_MS);
   contract.close();
   await loop.close();
+  await options.tracer?.close();
   if (exitCode === 0) await engine.close();
   return exitCode;
 }
@@ -115,6 +119,7 @@ function hostEngine(
     scheduler,
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
+    tracer: options.tracer,
     wake: () => loop.wake(),
     hello: () => helloOf(options, engine, status, processMs),
     status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),

@@ -23,7 +23,13 @@ import {
   StepsRequestSchema,
   SubmitRequestSchema,
 } from '../../contract/generated/xllm_pb.js';
-import { type ClientOf, ContractClient, type ContractSecurity, ContractServer } from '../../contract/grpc.ts';
+import {
+  type ClientOf,
+  ContractClient,
+  type ContractSecurity,
+  ContractServer,
+  type StreamHandle,
+} from '../../contract/grpc.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { makeCertificates } from '../../../test/support/certificates.ts';
 import { EngineServer, type HostedScheduler } from './engine-server.ts';
@@ -84,6 +90,7 @@ beforeEach(() => {
     scheduler,
     limits: { vocabSize: 100, maxModelLen: 64 },
     clock: monotonicClock,
+    tracer: null,
     wake: () => {},
     hello: () => create(HelloReplySchema, { incarnation: 'life-1' }),
     status: () => create(StatusReplySchema, { numRunning: scheduler.specs.size }),
@@ -98,9 +105,9 @@ afterEach(() => {
 });
 
 /** Connected as replica `r`, with its steps followed. */
-async function connect(): Promise<void> {
+async function connect(): Promise<StreamHandle> {
   client = new ContractClient(Engine, await serve({}));
-  client.stream(
+  const steps = client.stream(
     'steps',
     create(StepsRequestSchema, { replica: 'r' }),
     (batch) => batches.push(batch),
@@ -110,6 +117,7 @@ async function connect(): Promise<void> {
   await control({ requestId: 'probe', action: ControlRequest_Action.ABORT });
   await vi.waitFor(() => expect(scheduler.specs.size).toBe(0), DEADLINE_MS);
   scheduler.log.length = 0;
+  return steps;
 }
 
 const submit = (more: MessageInitShape<typeof SubmitRequestSchema>) =>
@@ -228,6 +236,16 @@ describe('calls that change nothing', () => {
     expect(scheduler.log).toEqual([]);
     expect((await submit({})).refused).toBe('');
   });
+});
+
+test('what a vanished replica asked for ends, and no drain waits for it', async () => {
+  const steps = await connect();
+  await submit({ seeds: [1n, 2n] });
+  expect(engine.numRequests).toBe(1);
+  steps.cancel();
+  await vi.waitFor(() => expect(engine.numRequests).toBe(0), DEADLINE_MS);
+  expect(scheduler.specs.size).toBe(0);
+  await engine.drain(DEADLINE_MS);
 });
 
 test('heartbeats say which life they are of and what they know of', async () => {

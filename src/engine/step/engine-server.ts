@@ -2,6 +2,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { Clock } from '../../common/clock.ts';
 import { isRefusal, type Refusal } from '../../common/errors.ts';
+import { parseTraceparent, type Tracer } from '../../common/trace.ts';
 import {
   type ControlRequest,
   ControlReplySchema,
@@ -25,6 +26,7 @@ import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { messageOfUpdate } from './delta-codec.ts';
 import { Heartbeats } from './heartbeat.ts';
 import { RecentKeys } from './recent-keys.ts';
+import { SequenceTrace } from './sequence-trace.ts';
 import { type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
 
 /** What the server needs of the scheduler. */
@@ -45,6 +47,8 @@ export interface EngineServerOptions {
   readonly scheduler: HostedScheduler;
   readonly limits: SubmitLimits;
   readonly clock: Clock;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
   /** After anything that may give the scheduler work. */
   readonly wake: () => void;
   readonly hello: (request: HelloRequest) => HelloReply;
@@ -68,6 +72,8 @@ interface HostedSequence {
   hasSentTokens: boolean;
   /** When its latest tokens were sent; NaN: none yet. */
   lastTokensMs: number;
+  /** null: nobody traces it. */
+  readonly trace: SequenceTrace | null;
 }
 
 /** A service replica that follows the steps of its requests. */
@@ -159,6 +165,7 @@ export class EngineServer {
       const isFirst = !hosted.hasSentTokens && update.tokenIds.length > 0;
       if (isFirst) hosted.hasSentTokens = true;
       if (update.tokenIds.length > 0) this.#observe(update, hosted, isFirst);
+      hosted.trace?.update(update, isFirst, this.#options.clock.nowMs());
       const delta = messageOfUpdate(
         update,
         { requestId: request.requestId, attempt: request.attempt, choice },
@@ -175,7 +182,7 @@ export class EngineServer {
   }
 
   #submit(request: SubmitRequest): SubmitReply {
-    const { scheduler, limits, clock, wake } = this.#options;
+    const { scheduler, limits, clock, tracer, wake } = this.#options;
     const key = keyOf(request);
     const replica = this.#replicas.get(request.replica);
     if (replica) replica.numSubmits++;
@@ -213,8 +220,11 @@ export class EngineServer {
       numOpen: sequences.length,
     };
     this.#requests.set(key, hosted);
-    for (const [choice, id] of sequences.entries())
-      this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false, lastTokensMs: Number.NaN });
+    const parent = tracer && parseTraceparent(request.traceparent);
+    for (const [choice, id] of sequences.entries()) {
+      const trace = tracer && parent && new SequenceTrace(tracer, parent, choice, nowMs);
+      this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false, lastTokensMs: Number.NaN, trace });
+    }
     wake();
     return create(SubmitReplySchema);
   }
@@ -243,8 +253,7 @@ export class EngineServer {
     stream.onClose(() => {
       if (this.#replicas.get(replica) !== own) return;
       this.#replicas.delete(replica);
-      for (const [id, { request }] of this.#sequences)
-        if (request.replica === replica) this.#options.scheduler.abort(id);
+      for (const [id, { request }] of this.#sequences) if (request.replica === replica) this.#abort(id);
       this.#options.wake();
     });
   }

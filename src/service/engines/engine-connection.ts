@@ -44,6 +44,8 @@ export interface Attempt extends EngineRequest {
   readonly generatedIds: readonly Int32Array[];
   /** Tokens whose KV the engine is taken to hold. */
   readonly cachedTokens: number;
+  /** Where the engine's spans belong; absent: no traces. */
+  readonly traceparent?: string;
 }
 
 /** A request the engine has admitted and not finished. */
@@ -192,6 +194,7 @@ export class EngineConnection {
       deadlineMs: request.deadlineMs,
       ttftSloMs: request.ttftSloMs,
       tpotSloMs: request.tpotSloMs,
+      traceparent: request.traceparent ?? '',
     });
     try {
       const reply = await this.#client.call('submit', message, CALL_DEADLINE_MS);

@@ -1,5 +1,6 @@
 // Owns one request on its way through the cluster: tries, what came of each, and a stream without gap or repeat.
 import { isRefusal, type Refusal } from '../../common/errors.ts';
+import { formatTraceparent, type Span } from '../../common/trace.ts';
 import type { EngineDelta, EngineHandle, EngineRequest, TokenLogprob } from '../engine-client.ts';
 import type { RoutingDecision } from '../routing/router.ts';
 import { emptyDelta } from './delta-codec.ts';
@@ -152,17 +153,22 @@ export class RoutedRequest {
     while (!this.#isEnded) {
       const leftMs = this.deadlineMs - this.#host.nowMs();
       if (leftMs <= 0) return deadlineRefusal;
+      const span = this.request.span?.child('route', { 'xllm.attempt': this.#attempt + 1 });
       const decision = this.#host.route(this, excluded);
-      if (!decision) return last ?? noInstance;
+      if (!decision) {
+        span?.end({}, { error: 'no instance' });
+        return last ?? noInstance;
+      }
       const { instance } = decision;
       const attempt = ++this.#attempt;
       this.#handle = null;
       this.#instance = instance;
       this.#note('routed', explained(decision));
       const sentMs = this.#host.nowMs();
-      const message = this.#begin(attempt, leftMs, decision.chosen.cachedTokens);
+      const message = this.#begin(attempt, leftMs, decision.chosen.cachedTokens, span);
       const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
       const result = await this.#host.submit(instance, message, onDelta);
+      endRoute(span, decision, isRefusal(result) ? result : null);
       if (this.#attempt !== attempt || this.#isEnded) {
         // It was lost, or its client went, while it was being sent.
         if (!isRefusal(result)) result.abort();
@@ -184,7 +190,7 @@ export class RoutedRequest {
     return null;
   }
 
-  #begin(attempt: number, leftMs: number, cachedTokens: number): Attempt {
+  #begin(attempt: number, leftMs: number, cachedTokens: number, span: Span | undefined): Attempt {
     const { request } = this;
     const open = this.#open();
     this.#attemptChoices = open;
@@ -200,6 +206,7 @@ export class RoutedRequest {
       seeds: open.map((index) => request.seeds[index] ?? 0n),
       sampling: isPromptTold ? { ...request.sampling, numPromptLogprobs: -1 } : request.sampling,
       deadlineMs: Math.min(MAX_UINT32, Math.ceil(leftMs)),
+      ...(span ? { traceparent: formatTraceparent(span.context) } : {}),
     };
   }
 
@@ -251,6 +258,7 @@ export class RoutedRequest {
   #lost(why: string): void {
     const lostOn = this.#instance;
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
+    this.request.span?.event('lost', { 'xllm.instance': lostOn ?? '', 'xllm.reason': why });
     this.#attempt++;
     this.#handle = null;
     this.#instance = null;
@@ -352,6 +360,15 @@ function append(choice: ChoiceState, tokenIds: Int32Array): void {
   }
   choice.tokens.set(tokenIds, choice.numTokens);
   choice.numTokens = numTokens;
+}
+
+function endRoute(
+  span: Span | undefined,
+  { instance, policy, reason }: RoutingDecision,
+  refusal: Refusal | null,
+): void {
+  const attributes = { 'xllm.instance': instance, 'xllm.policy': policy, 'xllm.reason': reason };
+  span?.end(attributes, refusal ? { error: `${refusal.refused}: ${refusal.message}` } : {});
 }
 
 function explained({ policy, reason, candidates }: RoutingDecision): RequestEvent['detail'] {
