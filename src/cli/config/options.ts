@@ -155,6 +155,11 @@ const routingOptions = {
     .describe('How long a request of a failed instance waits for another (default: 30; with one instance 0).'),
 };
 
+/** Whom a command about a running server asks. */
+const askOptions = {
+  url: z.string().default('http://127.0.0.1:8000').describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+};
+
 export const commandOptions = {
   serve: z.strictObject({
     ...serviceOptions,
@@ -208,11 +213,16 @@ export const commandOptions = {
     ...traceOptions,
     ...logOptions,
   }),
+  drain: z.strictObject({
+    ...askOptions,
+    force: z
+      .boolean()
+      .default(false)
+      .describe('Also where nothing else can serve its model: what runs there then ends there.'),
+    timeoutS: z.number().gt(0).default(600).describe('How long to wait until it has left; the drain goes on after it.'),
+  }),
   status: z.strictObject({
-    url: z
-      .string()
-      .default('http://127.0.0.1:8000')
-      .describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+    ...askOptions,
     json: z.boolean().default(false).describe('Everything, as JSON.'),
   }),
   run: z.strictObject({

@@ -1001,6 +1001,13 @@ export declare type DrainRequest = Message<"xllm.v1.DrainRequest"> & {
    * @generated from field: string incarnation = 2;
    */
   incarnation: string;
+
+  /**
+   * Reply at once; the process exits when nothing is running, however long that takes.
+   *
+   * @generated from field: bool leave = 3;
+   */
+  leave: boolean;
 };
 
 /**

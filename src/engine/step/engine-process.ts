@@ -65,7 +65,10 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, loop, status, clock, processMs);
+  const server = hostEngine(options, engine, loop, status, clock, processMs, () => {
+    log.info('drained, leaving');
+    stop(0);
+  });
   const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
   const address = await contract.listen(options.listen);
@@ -111,6 +114,7 @@ function hostEngine(
   status: EngineStatus,
   clock: Clock,
   processMs: number,
+  leave: () => void,
 ): EngineServer {
   const { scheduler, kv, memory, vocabSize } = engine;
   const server = new EngineServer({
@@ -121,6 +125,7 @@ function hostEngine(
     clock,
     tracer: options.tracer,
     wake: () => loop.wake(),
+    leave,
     hello: () => helloOf(options, engine, status, processMs),
     status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),
     kvEvents: (after, send) => {

@@ -73,6 +73,7 @@ let engine: EngineServer;
 let server: ContractServer;
 let client: ClientOf<typeof Engine>;
 const batches: StepBatch[] = [];
+let numLeft = 0;
 
 async function serve(security: ContractSecurity, address = `unix:${folder}/e.sock`): Promise<string> {
   server = new ContractServer(security);
@@ -84,6 +85,7 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'xllm-test-engine-'));
   scheduler = new WrittenScheduler();
   batches.length = 0;
+  numLeft = 0;
   engine = new EngineServer({
     incarnation: 'life-1',
     model: 'm',
@@ -92,6 +94,7 @@ beforeEach(() => {
     clock: monotonicClock,
     tracer: null,
     wake: () => {},
+    leave: () => numLeft++,
     hello: () => create(HelloReplySchema, { incarnation: 'life-1' }),
     status: () => create(StatusReplySchema, { numRunning: scheduler.specs.size }),
     kvEvents: () => () => {},
@@ -246,6 +249,22 @@ test('what a vanished replica asked for ends, and no drain waits for it', async 
   await vi.waitFor(() => expect(engine.numRequests).toBe(0), DEADLINE_MS);
   expect(scheduler.specs.size).toBe(0);
   await engine.drain(DEADLINE_MS);
+});
+
+test('told to leave, it takes nothing more, and leaves once nothing runs; told twice it is the same', async () => {
+  await connect();
+  await submit({});
+  const drain = (incarnation: string) =>
+    client.call('drain', create(DrainRequestSchema, { incarnation, leave: true }), DEADLINE_MS);
+  await drain('life-0');
+  expect(engine.isDraining).toBe(false);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await submit({ requestId: 'late' })).refused).toBe('engine_unavailable');
+  expect(numLeft).toBe(0);
+  const [id = -1] = scheduler.specs.keys();
+  engine.publish(1, [end(id)]);
+  await vi.waitFor(() => expect(numLeft).toBeGreaterThan(0), DEADLINE_MS);
 });
 
 test('heartbeats say which life they are of and what they know of', async () => {

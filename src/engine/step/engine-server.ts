@@ -51,6 +51,8 @@ export interface EngineServerOptions {
   readonly tracer: Tracer | null;
   /** After anything that may give the scheduler work. */
   readonly wake: () => void;
+  /** Called once nothing runs any more after a drain that asked for it. */
+  readonly leave: () => void;
   readonly hello: (request: HelloRequest) => HelloReply;
   readonly status: () => StatusReply;
   /** Follows prefix-cache events; the returned function stops. */
@@ -132,7 +134,9 @@ export class EngineServer {
       },
       drain: async (request) => {
         // What ends a service must name it: bytes that happen to decode to this message name nobody.
-        if (request.incarnation === this.#options.incarnation) await this.drain(request.deadlineMs);
+        const isMeant = request.incarnation === this.#options.incarnation;
+        if (isMeant && request.leave) void this.drain(Number.POSITIVE_INFINITY).then(this.#options.leave);
+        else if (isMeant) await this.drain(request.deadlineMs);
         return create(DrainReplySchema, { numRemaining: this.#requests.size });
       },
     });
@@ -145,7 +149,7 @@ export class EngineServer {
     if (this.#requests.size === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#drained.push(resolve);
-    const timer = setTimeout(resolve, deadlineMs);
+    const timer = Number.isFinite(deadlineMs) ? setTimeout(resolve, deadlineMs) : undefined;
     await promise;
     clearTimeout(timer);
   }

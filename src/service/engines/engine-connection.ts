@@ -230,14 +230,10 @@ export class EngineConnection {
     for (const carried of given) this.#control(carried, ControlRequest_Action.ABORT);
   }
 
-  /** Resolves with the number of requests still running when the engine replied. */
-  async drain(deadlineMs: number): Promise<number> {
-    const reply = await this.#client.call(
-      'drain',
-      create(DrainRequestSchema, { deadlineMs, incarnation: this.#incarnation }),
-      deadlineMs + CALL_DEADLINE_MS,
-    );
-    return reply.numRemaining;
+  /** The engine takes nothing new, and exits once nothing runs there. Rejects when it cannot be told. */
+  async drain(): Promise<void> {
+    const request = create(DrainRequestSchema, { leave: true, incarnation: this.#incarnation });
+    await this.#client.call('drain', request, CALL_DEADLINE_MS);
   }
 
   close(): void {

@@ -13,7 +13,8 @@ export interface RequestEvent {
     | 'refused'
     | 'first_token'
     | 'lost'
-    | 'waiting'
+    | 'moving'
+    | 'moved'
     | 'finished'
     | 'failed'
     | 'cancelled';

@@ -51,6 +51,14 @@ class Instances implements RoutedInstances {
     return () => this.#listeners.delete(listener);
   }
 
+  onDraining() {
+    return () => {};
+  }
+
+  drain() {
+    return Promise.resolve();
+  }
+
   start(name: string): void {
     this.alive.add(name);
     for (const listener of this.#listeners) listener();

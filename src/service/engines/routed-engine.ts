@@ -13,10 +13,12 @@ import type {
 } from '../engine-client.ts';
 import type { RoutingControl, RoutingFigures } from '../http/routing/control.ts';
 import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
+import { canServe } from '../registry/groups.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
 import type { EngineConnection } from './engine-connection.ts';
+import { Moves } from './moves.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
 
@@ -49,6 +51,10 @@ export interface RoutedInstances {
   statuses(): Promise<readonly InstanceStatus[]>;
   /** Calls back whenever an instance has become able to take requests. Returns what ends it. */
   onAvailable(listener: () => void): () => void;
+  /** Calls back whenever an instance has begun to drain. Returns what ends it. */
+  onDraining(listener: (instance: string) => void): () => void;
+  /** Tells an instance to take nothing new and to leave when it is empty. Rejects when it cannot be told. */
+  drain(instance: string): Promise<void>;
 }
 
 export class RoutedEngine implements EngineClient, RoutingControl {
@@ -59,7 +65,9 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   readonly #log: RequestLog;
   readonly #running = new Set<RoutedRequest>();
   readonly #host: RoutingHost;
-  readonly #stopListening: () => void;
+  readonly #stopsListening: readonly (() => void)[];
+  readonly #moves: Moves<RoutedRequest>;
+  readonly #moveListeners = new Set<(pauseMs: number | null) => void>();
   /** Lost, and not yet taken by another instance; with the time since when. */
   readonly #waiting = new Map<RoutedRequest, number>();
   #recovering: NodeJS.Timeout | null = null;
@@ -68,6 +76,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   readonly #decisions = new Map<string, { instance: string; policy: string; count: number }>();
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
+  #numMigrations = 0;
 
   constructor(pool: RoutedInstances, clock: Clock, options: RoutingOptions) {
     this.#pool = pool;
@@ -75,7 +84,11 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#options = options;
     this.#router = new Router(options.policy);
     this.#log = new RequestLog(clock);
-    this.#stopListening = pool.onAvailable(() => this.#recoverSoon());
+    this.#moves = new Moves({
+      draining: () => pool.view().instances.flatMap(({ name, isDraining }) => (isDraining ? [name] : [])),
+      running: () => [...this.#running].sort(byUrgency),
+    });
+    this.#stopsListening = [pool.onAvailable(() => this.#recoverSoon()), pool.onDraining(() => this.#moves.wake())];
     this.#host = {
       nowMs: () => clock.nowMs(),
       route: (routed, excluded) => this.#route(routed, excluded),
@@ -92,6 +105,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
       measured: ({ instance, chosen, candidates }, ttftMs) => {
         // With one candidate nothing was looked up, and nothing depends on it.
         if (candidates.length > 1) this.#router.correction.observe(instance, chosen.ttftMs, ttftMs);
+      },
+      moved: (_, pauseMs) => {
+        this.#numMigrations++;
+        for (const listener of this.#moveListeners) listener(pauseMs);
       },
       ended: (routed) => {
         this.#running.delete(routed);
@@ -118,6 +135,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
       decisions: [...this.#decisions.values()],
       numRecoveries: this.#numRecoveries,
       numRecoveryFailures: this.#numRecoveryFailures,
+      numMigrations: this.#numMigrations,
       ttftErrors: instances.flatMap((instance) => {
         const error = this.#router.correction.errorOf(instance);
         return error === null ? [] : [{ instance, error }];
@@ -132,6 +150,33 @@ export class RoutedEngine implements EngineClient, RoutingControl {
 
   view(): ClusterView {
     return this.#pool.view();
+  }
+
+  onMoved(listener: (pauseMs: number | null) => void): () => void {
+    this.#moveListeners.add(listener);
+    return () => this.#moveListeners.delete(listener);
+  }
+
+  async drain(name: string, force: boolean): Promise<Refusal | null> {
+    const { instances } = this.#pool.view();
+    const instance = instances.find((candidate) => candidate.name === name);
+    if (!instance) {
+      const known = instances.map((candidate) => candidate.name).join(', ') || 'none';
+      return { refused: 'not_found', message: `There is no instance ${name}; known: ${known}.` };
+    }
+    if (instance.isDraining) return null;
+    const others = instances.filter((candidate) => candidate !== instance);
+    if (!force && instance.isSchedulable && !canServe(others, instance.model)) {
+      const message = `Without ${name} nothing can serve ${instance.model}: start another instance first, or force it.`;
+      return { refused: 'last_instance', message };
+    }
+    try {
+      await this.#pool.drain(name);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return { refused: 'engine_unavailable', message: `${name} cannot be told: ${reason}.`, retryAfterS: 1 };
+    }
+    return null;
   }
 
   submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {
@@ -159,7 +204,8 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   }
 
   close(): void {
-    this.#stopListening();
+    for (const stop of this.#stopsListening) stop();
+    this.#moves.close();
     if (this.#recovering) clearTimeout(this.#recovering);
     const error: Refusal = { refused: 'engine_unavailable', message: 'the service closes', retryAfterS: 1 };
     for (const routed of this.#running) routed.fail(error);

@@ -100,6 +100,8 @@ class Cluster implements RoutingHost {
 
   measured(): void {}
 
+  moved(): void {}
+
   ended(): void {
     this.numEnded++;
   }
@@ -150,12 +152,14 @@ const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
 type Event =
   | { readonly kind: 'step'; readonly count: number }
   | { readonly kind: 'break'; readonly speaksOn: boolean }
+  | { readonly kind: 'move' }
   | { readonly kind: 'stop'; readonly choice: number };
 
 const events: fc.Arbitrary<Event[]> = fc.array(
   fc.oneof(
     { weight: 8, arbitrary: fc.record({ kind: fc.constant('step' as const), count: fc.integer({ min: 1, max: 3 }) }) },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('break' as const), speaksOn: fc.boolean() }) },
+    { weight: 2, arbitrary: fc.constant({ kind: 'move' as const }) },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('stop' as const), choice: fc.nat(2) }) },
   ),
   { maxLength: 30 },
@@ -213,9 +217,11 @@ test('whatever fails, every choice is told whole, once, or fails as two instance
         if (isRefusal(handle)) throw new Error('refused');
         const stopped = new Set<number>();
         let numBroken = 0;
+        const moves: Promise<Refusal | null>[] = [];
         for (const event of [...script, ...Array.from({ length: 60 }, (): Event => ({ kind: 'step', count: 3 }))]) {
           const isOver = heard.every(({ ends }, i) => ends.length > 0 || stopped.has(i));
           if (event.kind === 'step') cluster.step(event.count);
+          else if (event.kind === 'move') moves.push(routed.move('a test'));
           else if (event.kind === 'stop') {
             if (event.choice >= n || heard[event.choice]!.ends.length > 0) continue;
             stopped.add(event.choice);
@@ -228,6 +234,9 @@ test('whatever fails, every choice is told whole, once, or fails as two instance
           for (const lost of cluster.lost.splice(0)) expect(await lost.redispatch()).toBeNull();
         }
         const isFailed = numBroken >= 2;
+        await Promise.all(moves);
+        // Nobody goes on with what has moved away or was only prepared.
+        if (stopped.size === 0) expect(cluster.running.filter(({ open }) => open.size > 0)).toEqual([]);
         heard.forEach(({ tokens, logprobs, prompt, ends, numCached }, choice) => {
           const seed = seeds[choice]!;
           expect(tokens).toEqual(tokens.map((_, i) => tokenOf(seed, i)));

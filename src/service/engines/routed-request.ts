@@ -1,8 +1,10 @@
 // Owns one request on its way through the cluster: tries, what came of each, and a stream without gap or repeat.
 import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { formatTraceparent, type Span } from '../../common/trace.ts';
-import type { EngineDelta, EngineHandle, EngineRequest, TokenLogprob } from '../engine-client.ts';
+import type { EngineDelta, EngineHandle, EngineRequest } from '../engine-client.ts';
 import type { RoutingDecision } from '../routing/router.ts';
+import { append, type ChoiceState, generatedOf, newChoice, newPromptLogprobs } from './choice-state.ts';
+import { endRoute, explained } from './decision-notes.ts';
 import { emptyDelta } from './delta-codec.ts';
 import type { Attempt } from './engine-connection.ts';
 import type { RequestEvent } from './request-log.ts';
@@ -21,23 +23,9 @@ export interface RoutingHost {
   note(request: RoutedRequest, event: Omit<RequestEvent, 'atMs'>): void;
   /** A first token came `ttftMs` after it was sent to where `decision` said. */
   measured(decision: RoutingDecision, ttftMs: number): void;
+  /** It goes on elsewhere, `pauseMs` after its last token; null: it had none. */
+  moved(request: RoutedRequest, pauseMs: number | null): void;
   ended(request: RoutedRequest): void;
-}
-
-/** What came of one choice so far. */
-interface ChoiceState {
-  /** Generated tokens, over all attempts. */
-  tokens: Int32Array;
-  numTokens: number;
-  /** Log-probabilities of prompt positions that the client has. */
-  numPromptLogprobs: number;
-  /** Of those, how many the present attempt will deliver once more. */
-  numToSkip: number;
-  /** Facts that are told once. */
-  hasBegun: boolean;
-  /** The client wants no more of it (a stop string). */
-  isClosed: boolean;
-  isFinished: boolean;
 }
 
 export class RoutedRequest {
@@ -49,13 +37,22 @@ export class RoutedRequest {
   readonly #host: RoutingHost;
   readonly #onDelta: (delta: EngineDelta) => void;
   readonly #choices: readonly ChoiceState[];
+  /** The one that is listened to. */
   #attempt = 0;
+  /** Given out. */
+  #numAttempts = 0;
   #numLosses = 0;
   #handle: EngineHandle | null = null;
   #instance: string | null = null;
   /** Choices that the present attempt goes on with: its choice i is the request's choice `#attemptChoices[i]`. */
   #attemptChoices: readonly number[] = [];
   #numericsId: string | null = null;
+  #isMoving = false;
+  /** Ends the wait for an instance that prepares to take over; null: none does. */
+  #cancelMove: (() => void) | null = null;
+  /** A switch that no token has followed yet, and when the last one before it came. */
+  #move: { readonly from: string; readonly lastTokenMs: number } | null = null;
+  #lastTokenMs = Number.NaN;
   #isPaused = false;
   #isEnded = false;
   readonly #timer: NodeJS.Timeout;
@@ -72,15 +69,7 @@ export class RoutedRequest {
     this.ordinal = ordinal;
     this.arrivalMs = host.nowMs();
     this.deadlineMs = this.arrivalMs + timeoutMs;
-    this.#choices = request.seeds.map(() => ({
-      tokens: new Int32Array(64),
-      numTokens: 0,
-      numPromptLogprobs: 0,
-      numToSkip: 0,
-      hasBegun: false,
-      isClosed: false,
-      isFinished: false,
-    }));
+    this.#choices = request.seeds.map(newChoice);
     // The engine ends it in time; this is for one that does not.
     this.#timer = setTimeout(() => this.#pastDeadline(), Math.min(MAX_TIMER_MS, timeoutMs + DEADLINE_GRACE_MS)).unref();
   }
@@ -136,6 +125,44 @@ export class RoutedRequest {
     return null;
   }
 
+  /**
+   * Goes on at another instance: what is known so far is computed there while the present one goes on, then it
+   * switches. The refusal, where it may be tried again later; null: it has moved, or need not any more.
+   */
+  async move(reason: string): Promise<Refusal | null> {
+    const source = this.#instance;
+    if (!this.#handle || source === null || this.#isMoving) return null;
+    this.#isMoving = true;
+    try {
+      return await this.#moveFrom(source, reason);
+    } finally {
+      this.#isMoving = false;
+    }
+  }
+
+  async #moveFrom(source: string, reason: string): Promise<Refusal | null> {
+    const attempt = this.#attempt;
+    const isStill = () => this.#attempt === attempt && !this.#isEnded && this.#open().length > 0;
+    const excluded = new Set([source]);
+    let last: Refusal | null = null;
+    while (isStill()) {
+      const decision = this.#host.route(this, excluded);
+      if (!decision) return last ?? noInstance;
+      this.#note('moving', { reason, to: decision.instance, ...explained(decision) });
+      const refusal = await this.#prepare(decision);
+      if (!isStill()) return null;
+      if (!refusal) {
+        await this.#switch(decision, source);
+        return null;
+      }
+      this.#note('refused', { code: refusal.refused, message: refusal.message });
+      if (!isPassing(refusal)) return refusal;
+      excluded.add(decision.instance);
+      last = refusal;
+    }
+    return null;
+  }
+
   /** Every open choice ends with this error. */
   fail(error: Refusal): void {
     if (this.#isEnded) return;
@@ -151,50 +178,64 @@ export class RoutedRequest {
     const excluded = new Set<string>();
     let last: Refusal | null = null;
     while (!this.#isEnded) {
-      const leftMs = this.deadlineMs - this.#host.nowMs();
-      if (leftMs <= 0) return deadlineRefusal;
-      const span = this.request.span?.child('route', { 'xllm.attempt': this.#attempt + 1 });
+      if (this.#leftMs() <= 0) return deadlineRefusal;
+      const span = this.#startRoute();
       const decision = this.#host.route(this, excluded);
       if (!decision) {
         span?.end({}, { error: 'no instance' });
         return last ?? noInstance;
       }
-      const { instance } = decision;
-      const attempt = ++this.#attempt;
-      this.#handle = null;
-      this.#instance = instance;
-      this.#note('routed', explained(decision));
-      const sentMs = this.#host.nowMs();
-      const message = this.#begin(attempt, leftMs, decision.chosen.cachedTokens, span);
-      const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-      const result = await this.#host.submit(instance, message, onDelta);
-      endRoute(span, decision, isRefusal(result) ? result : null);
-      if (this.#attempt !== attempt || this.#isEnded) {
-        // It was lost, or its client went, while it was being sent.
-        if (!isRefusal(result)) result.abort();
-        return null;
-      }
-      if (!isRefusal(result)) {
-        this.#handle = result;
-        this.#numericsId ??= decision.chosen.instance.numericsId;
-        if (this.#isPaused) result.pause();
-        this.#note('admitted', {});
-        return null;
-      }
-      if (result.refused === 'engine_lost' && ++this.#numLosses >= maxLosses) return tookTwoDown;
-      if (!isPassing(result)) return result;
-      this.#note('refused', { code: result.refused, message: result.message });
-      excluded.add(instance);
-      last = result.refused === 'engine_lost' ? noInstance : result;
+      const refusal = await this.#try(decision, span);
+      if (!refusal) return null;
+      if (refusal.refused === 'engine_lost' && ++this.#numLosses >= maxLosses) return tookTwoDown;
+      if (!isPassing(refusal)) return refusal;
+      this.#note('refused', { code: refusal.refused, message: refusal.message });
+      excluded.add(decision.instance);
+      last = refusal.refused === 'engine_lost' ? noInstance : refusal;
     }
     return null;
   }
 
-  #begin(attempt: number, leftMs: number, cachedTokens: number, span: Span | undefined): Attempt {
-    const { request } = this;
+  /** Tries one instance. null: it has taken it, or the try was superseded meanwhile. */
+  async #try(decision: RoutingDecision, span: Span | undefined): Promise<Refusal | null> {
+    const { instance, chosen } = decision;
+    const attempt = ++this.#numAttempts;
+    this.#attempt = attempt;
+    this.#handle = null;
+    this.#instance = instance;
+    this.#note('routed', explained(decision));
+    const sentMs = this.#host.nowMs();
     const open = this.#open();
     this.#attemptChoices = open;
     for (const choice of this.#choices) choice.numToSkip = choice.numPromptLogprobs;
+    const message = this.#message(attempt, open, chosen.cachedTokens, span);
+    const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
+    const result = await this.#host.submit(instance, message, onDelta);
+    endRoute(span, decision, isRefusal(result) ? result : null);
+    if (this.#attempt !== attempt || this.#isEnded) {
+      // It was lost, or its client went, while it was being sent.
+      if (!isRefusal(result)) result.abort();
+      return null;
+    }
+    if (isRefusal(result)) return result;
+    this.#handle = result;
+    this.#numericsId ??= chosen.instance.numericsId;
+    if (this.#isPaused) result.pause();
+    this.#note('admitted', {});
+    return null;
+  }
+
+  #startRoute(): Span | undefined {
+    return this.request.span?.child('route', { 'xllm.attempt': this.#numAttempts + 1 });
+  }
+
+  #leftMs(): number {
+    return this.deadlineMs - this.#host.nowMs();
+  }
+
+  /** What an engine is sent: the prompt, and what has come of the choices `open`. */
+  #message(attempt: number, open: readonly number[], cachedTokens: number, span: Span | undefined): Attempt {
+    const { request } = this;
     const generatedIds = open.map((index) => this.#generated(index));
     // Once tokens have come, all there is to say of the prompt has been said.
     const isPromptTold = generatedIds.every((ids) => ids.length > 0);
@@ -205,9 +246,30 @@ export class RoutedRequest {
       cachedTokens,
       seeds: open.map((index) => request.seeds[index] ?? 0n),
       sampling: isPromptTold ? { ...request.sampling, numPromptLogprobs: -1 } : request.sampling,
-      deadlineMs: Math.min(MAX_UINT32, Math.ceil(leftMs)),
+      deadlineMs: Math.min(MAX_UINT32, Math.ceil(Math.max(1, this.#leftMs()))),
       ...(span ? { traceparent: formatTraceparent(span.context) } : {}),
     };
+  }
+
+  /** Computes at another instance what is known so far; null: its prefix cache holds that now. */
+  async #prepare({ instance, chosen }: RoutingDecision): Promise<Refusal | null> {
+    const { promise: prepared, resolve } = Promise.withResolvers<Refusal | null>();
+    const open = this.#open();
+    const missing = new Set(open.keys());
+    const plain = { ...this.request.sampling, numLogprobs: -1, numPromptLogprobs: -1 };
+    const message = { ...this.#message(++this.#numAttempts, open, chosen.cachedTokens, undefined), sampling: plain };
+    const result = await this.#host.submit(instance, message, ({ choice, tokenIds, finish, error }) => {
+      if (tokenIds.length > 0 || finish !== null) missing.delete(choice);
+      if (error) resolve(error);
+      if (missing.size === 0) resolve(null);
+    });
+    if (isRefusal(result)) return result;
+    this.#cancelMove = () => resolve(null);
+    if (this.#isEnded) resolve(null);
+    const outcome = await prepared;
+    this.#cancelMove = null;
+    result.abort();
+    return outcome;
   }
 
   #receive(attempt: number, delta: EngineDelta, decision: RoutingDecision, sentMs: number): void {
@@ -221,7 +283,7 @@ export class RoutedRequest {
       this.#lost(delta.error?.message ?? 'the engine gave it up');
       return;
     }
-    const promptLogprobs = this.#newPromptLogprobs(choice, delta.promptLogprobs);
+    const promptLogprobs = newPromptLogprobs(choice, delta.promptLogprobs);
     append(choice, delta.tokenIds);
     const isFirst = !choice.hasBegun;
     if (delta.tokenIds.length > 0) {
@@ -236,6 +298,8 @@ export class RoutedRequest {
         if (this.#attempt === 1) this.#host.measured(decision, ttftMs);
       }
       choice.hasBegun = true;
+      this.#noteMove();
+      this.#lastTokenMs = this.#host.nowMs();
     }
     if (delta.finish !== null) choice.isFinished = true;
     const isLast = this.#choices.every(({ isFinished }) => isFinished);
@@ -247,26 +311,38 @@ export class RoutedRequest {
     this.#onDelta({ ...delta, ...told, promptLogprobs, choice: index });
   }
 
-  /** Those that an earlier attempt has delivered are left out. */
-  #newPromptLogprobs(choice: ChoiceState, logprobs: readonly TokenLogprob[]): readonly TokenLogprob[] {
-    const numSkipped = Math.min(choice.numToSkip, logprobs.length);
-    choice.numToSkip -= numSkipped;
-    choice.numPromptLogprobs += logprobs.length - numSkipped;
-    return numSkipped === 0 ? logprobs : logprobs.slice(numSkipped);
+  /** From one token to the next the request is another instance's. */
+  async #switch(decision: RoutingDecision, source: string): Promise<void> {
+    this.#handle?.abort();
+    this.#settleClosed();
+    this.#move = { from: source, lastTokenMs: this.#lastTokenMs };
+    this.request.span?.event('moved', { 'xllm.from': source, 'xllm.to': decision.instance });
+    const refusal = await this.#try(decision, this.#startRoute());
+    if (!refusal || this.#isEnded) return;
+    // It had room a moment ago: then as after a loss, but nobody is to blame.
+    this.#note('refused', { code: refusal.refused, message: refusal.message });
+    this.#attempt = ++this.#numAttempts;
+    this.#instance = null;
+    this.#host.recover(this);
+  }
+
+  /** Choices whose end nobody will confirm any more. */
+  #settleClosed(): void {
+    for (const [index, choice] of this.#choices.entries()) {
+      if (!choice.isClosed || choice.isFinished) continue;
+      choice.isFinished = true;
+      this.#onDelta({ ...emptyDelta(index), finish: 'abort' });
+    }
   }
 
   #lost(why: string): void {
     const lostOn = this.#instance;
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
     this.request.span?.event('lost', { 'xllm.instance': lostOn ?? '', 'xllm.reason': why });
-    this.#attempt++;
+    this.#attempt = ++this.#numAttempts;
     this.#handle = null;
     this.#instance = null;
-    for (const [index, choice] of this.#choices.entries()) {
-      if (!choice.isClosed || choice.isFinished) continue;
-      choice.isFinished = true;
-      this.#onDelta({ ...emptyDelta(index), finish: 'abort' });
-    }
+    this.#settleClosed();
     if (this.#isEnded) return;
     if (this.#open().length === 0) {
       this.#end();
@@ -275,6 +351,16 @@ export class RoutedRequest {
     if (++this.#numLosses >= maxLosses)
       this.fail({ ...tookTwoDown, message: `${tookTwoDown.message} (last: ${lostOn}, ${why})` });
     else this.#host.recover(this);
+  }
+
+  /** The first token after a switch. */
+  #noteMove(): void {
+    if (!this.#move) return;
+    const { from, lastTokenMs } = this.#move;
+    this.#move = null;
+    const pauseMs = this.#host.nowMs() - lastTokenMs;
+    this.#note('moved', { from, pauseMs: Number.isNaN(pauseMs) ? null : pauseMs });
+    this.#host.moved(this, Number.isNaN(pauseMs) ? null : pauseMs);
   }
 
   #abort(choice: number | undefined, keepTokens: number | undefined): void {
@@ -307,8 +393,7 @@ export class RoutedRequest {
   }
 
   #generated(index: number): Int32Array {
-    const choice = this.#choices[index];
-    return choice ? choice.tokens.slice(0, choice.numTokens) : new Int32Array(0);
+    return generatedOf(this.#choices[index]);
   }
 
   #pastDeadline(): void {
@@ -319,6 +404,7 @@ export class RoutedRequest {
     if (this.#isEnded) return;
     this.#isEnded = true;
     clearTimeout(this.#timer);
+    this.#cancelMove?.();
     this.#host.ended(this);
   }
 
@@ -349,41 +435,4 @@ const deadlineRefusal: Refusal = {
 /** Another instance, or the same later, may take it. */
 function isPassing({ refused }: Refusal): boolean {
   return refused === 'overloaded' || refused === 'engine_unavailable' || refused === 'engine_lost';
-}
-
-function append(choice: ChoiceState, tokenIds: Int32Array): void {
-  const numTokens = choice.numTokens + tokenIds.length;
-  if (numTokens > choice.tokens.length) {
-    const grown = new Int32Array(2 * numTokens);
-    grown.set(choice.tokens);
-    choice.tokens = grown;
-  }
-  choice.tokens.set(tokenIds, choice.numTokens);
-  choice.numTokens = numTokens;
-}
-
-function endRoute(
-  span: Span | undefined,
-  { instance, policy, reason }: RoutingDecision,
-  refusal: Refusal | null,
-): void {
-  const attributes = { 'xllm.instance': instance, 'xllm.policy': policy, 'xllm.reason': reason };
-  span?.end(attributes, refusal ? { error: `${refusal.refused}: ${refusal.message}` } : {});
-}
-
-function explained({ policy, reason, candidates }: RoutingDecision): RequestEvent['detail'] {
-  const round = (ms: number) => Math.round(ms * 10) / 10;
-  return {
-    policy,
-    reason,
-    candidates: candidates.map(({ instance, cachedTokens, ttftMs, stepMs, hasMemory }) => ({
-      instance: instance.name,
-      cachedTokens,
-      predictedTtftMs: round(ttftMs),
-      predictedStepMs: round(stepMs),
-      hasMemory,
-      numRunning: instance.load.numRunning,
-      numWaiting: instance.load.numWaiting + instance.unreported.numRequests,
-    })),
-  };
 }
