@@ -142,6 +142,13 @@ const routingOptions = {
     .default(1_000)
     .describe('Objective for the first token, for requests that state none.'),
   targetTpotMs: z.number().gt(0).default(50).describe('Objective per later token, for requests that state none.'),
+  balanceMargin: z
+    .number()
+    .refine((margin) => margin === 0 || margin >= 1.1, 'is 0 or at least 1.1')
+    .default(0)
+    .describe(
+      "Move running requests off an instance whose decode steps take so many times as long as another's; 0: never.",
+    ),
   suspectTimeoutS: z
     .number()
     .gt(0)

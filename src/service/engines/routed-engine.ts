@@ -1,5 +1,4 @@
 // Owns the engines as one EngineClient: routes each request, brings lost ones elsewhere, the urgent ones first.
-import { BlockHasher, type BlockDigest, rootDigest } from '../../common/block-digest.ts';
 import type { Clock } from '../../common/clock.ts';
 import type { Refusal } from '../../common/errors.ts';
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
@@ -15,12 +14,13 @@ import type { RoutingControl, RoutingFigures } from '../http/routing/control.ts'
 import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import { canServe } from '../registry/groups.ts';
 import type { PolicyName } from '../routing/policies.ts';
-import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
+import { Balancer } from './balancer.ts';
 import type { EngineConnection } from './engine-connection.ts';
 import { Moves } from './moves.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
+import { routingRequestOf } from './routing-request.ts';
 
 export interface RoutingOptions {
   readonly policy: PolicyName;
@@ -29,6 +29,8 @@ export interface RoutingOptions {
   readonly targetTpotMs: number;
   /** How long a lost request waits for an instance where there is none; 0: it fails at once. */
   readonly recoveryWaitMs: number;
+  /** Running requests move where a decode step of one instance takes so many times as long as another's; 0: never. */
+  readonly balanceMargin: number;
 }
 
 export const defaultRouting: RoutingOptions = {
@@ -36,6 +38,7 @@ export const defaultRouting: RoutingOptions = {
   targetTtftMs: 1_000,
   targetTpotMs: 50,
   recoveryWaitMs: 0,
+  balanceMargin: 0,
 };
 
 /** Of a request that states no deadline: a backstop, so that none is ever forgotten. */
@@ -67,6 +70,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   readonly #host: RoutingHost;
   readonly #stopsListening: readonly (() => void)[];
   readonly #moves: Moves<RoutedRequest>;
+  readonly #balancer: Balancer | null;
   readonly #moveListeners = new Set<(pauseMs: number | null) => void>();
   /** Lost, and not yet taken by another instance; with the time since when. */
   readonly #waiting = new Map<RoutedRequest, number>();
@@ -88,10 +92,12 @@ export class RoutedEngine implements EngineClient, RoutingControl {
       draining: () => pool.view().instances.flatMap(({ name, isDraining }) => (isDraining ? [name] : [])),
       running: () => [...this.#running].sort(byUrgency),
     });
+    const balanced = { view: () => pool.view(), running: () => this.#running };
+    this.#balancer = options.balanceMargin > 0 ? new Balancer(balanced, options.balanceMargin) : null;
     this.#stopsListening = [pool.onAvailable(() => this.#recoverSoon()), pool.onDraining(() => this.#moves.wake())];
     this.#host = {
       nowMs: () => clock.nowMs(),
-      route: (routed, excluded) => this.#route(routed, excluded),
+      route: (routed, excluded, only) => this.#route(routed, excluded, only),
       submit: async (instance, attempt, onDelta) => {
         const connection = pool.connection(instance);
         if (connection?.model) return connection.submit(attempt, onDelta);
@@ -206,14 +212,17 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   close(): void {
     for (const stop of this.#stopsListening) stop();
     this.#moves.close();
+    this.#balancer?.close();
     if (this.#recovering) clearTimeout(this.#recovering);
     const error: Refusal = { refused: 'engine_unavailable', message: 'the service closes', retryAfterS: 1 };
     for (const routed of this.#running) routed.fail(error);
   }
 
-  #route(routed: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null {
-    const view = this.#pool.view();
-    const request = this.#routingRequest(routed);
+  #route(routed: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null {
+    const whole = this.#pool.view();
+    const isWanted = ({ name }: InstanceView) => only === undefined || name === only;
+    const view = { ...whole, instances: whole.instances.filter(isWanted) };
+    const request = routingRequestOf(routed, this.#options);
     const { numericsId } = routed;
     // Another kernel set promises no identical text: only where there is none of the first one's.
     const others = view.instances.filter((instance) => numericsId !== null && instance.numericsId !== numericsId);
@@ -256,33 +265,6 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#numRecoveryFailures++;
     const message = 'the engine stopped while the request ran, and no other could take it over; it is safe to retry';
     routed.fail({ refused: 'engine_lost', message, retryAfterS: refusal.retryAfterS ?? 1 });
-  }
-
-  #routingRequest(routed: RoutedRequest): RoutingRequest {
-    const { request, numContextTokens } = routed;
-    let ids: Int32Array | null = null;
-    const byRoot = new Map<BlockDigest, BlockDigest[]>();
-    return {
-      ordinal: routed.ordinal,
-      model: request.model,
-      numPromptTokens: numContextTokens,
-      maxTokens: request.promptIds.length + request.maxTokens - numContextTokens,
-      numSeqs: request.seeds.length,
-      sessionKey: request.sessionKey,
-      ttftSloMs: request.ttftSloMs || this.#options.targetTtftMs,
-      tpotSloMs: request.tpotSloMs || this.#options.targetTpotMs,
-      digestsFor: ({ model, numericsId, capacity: { blockTokens } }: InstanceView) => {
-        const root = rootDigest({ model, numericsId, blockTokens, adapter: '', salt: request.cacheSalt });
-        let digests = byRoot.get(root);
-        if (!digests) {
-          ids ??= routed.contextIds();
-          digests = [];
-          new BlockHasher(blockTokens).extend(digests, root, ids, ids.length);
-          byRoot.set(root, digests);
-        }
-        return digests;
-      },
-    };
   }
 }
 

@@ -2,6 +2,7 @@
 import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { formatTraceparent, type Span } from '../../common/trace.ts';
 import type { EngineDelta, EngineHandle, EngineRequest } from '../engine-client.ts';
+import type { RunningRequest } from '../routing/balance.ts';
 import type { RoutingDecision } from '../routing/router.ts';
 import { append, type ChoiceState, generatedOf, newChoice, newPromptLogprobs } from './choice-state.ts';
 import { endRoute, explained } from './decision-notes.ts';
@@ -15,8 +16,8 @@ const maxLosses = 2;
 /** What a routed request needs of its surroundings. */
 export interface RoutingHost {
   nowMs(): number;
-  /** null: no instance could take it now. */
-  route(request: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null;
+  /** null: no instance could take it now. `only`: nobody else is wanted. */
+  route(request: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null;
   submit(instance: string, attempt: Attempt, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
   /** Brings `redispatch` about, in the order of urgency. */
   recover(request: RoutedRequest): void;
@@ -53,6 +54,8 @@ export class RoutedRequest {
   /** A switch that no token has followed yet, and when the last one before it came. */
   #move: { readonly from: string; readonly lastTokenMs: number } | null = null;
   #lastTokenMs = Number.NaN;
+  /** Since when it decodes where it is. */
+  #settledMs = Number.NaN;
   #isPaused = false;
   #isEnded = false;
   readonly #timer: NodeJS.Timeout;
@@ -81,6 +84,22 @@ export class RoutedRequest {
 
   get instance(): string | null {
     return this.#instance;
+  }
+
+  /** What decoding it costs where it is; null: it does not decode, or is about to be elsewhere. */
+  get placement(): RunningRequest | null {
+    if (!this.#handle || !this.#instance || this.#isMoving || this.#isPaused || Number.isNaN(this.#settledMs))
+      return null;
+    const { requestId: id, promptIds, maxTokens } = this.request;
+    const numContextTokens = this.numContextTokens;
+    return {
+      id,
+      instance: this.#instance,
+      numSeqs: this.#open().length,
+      numContextTokens,
+      maxTokensLeft: maxTokens - (numContextTokens - promptIds.length),
+      settledMs: this.#host.nowMs() - this.#settledMs,
+    };
   }
 
   /** Tokens to have in the KV cache before the next one is sampled, of the longest choice. */
@@ -129,26 +148,26 @@ export class RoutedRequest {
    * Goes on at another instance: what is known so far is computed there while the present one goes on, then it
    * switches. The refusal, where it may be tried again later; null: it has moved, or need not any more.
    */
-  async move(reason: string): Promise<Refusal | null> {
+  async move(reason: string, only?: string): Promise<Refusal | null> {
     const source = this.#instance;
     if (!this.#handle || source === null || this.#isMoving) return null;
     this.#isMoving = true;
     try {
-      return await this.#moveFrom(source, reason);
+      return await this.#moveFrom(source, reason, only);
     } finally {
       this.#isMoving = false;
     }
   }
 
-  async #moveFrom(source: string, reason: string): Promise<Refusal | null> {
+  async #moveFrom(source: string, reason: string, only: string | undefined): Promise<Refusal | null> {
     const attempt = this.#attempt;
     const isStill = () => this.#attempt === attempt && !this.#isEnded && this.#open().length > 0;
     const excluded = new Set([source]);
     let last: Refusal | null = null;
     while (isStill()) {
-      const decision = this.#host.route(this, excluded);
+      const decision = this.#host.route(this, excluded, only);
       if (!decision) return last ?? noInstance;
-      this.#note('moving', { reason, to: decision.instance, ...explained(decision) });
+      this.#note('moving', { why: reason, to: decision.instance, ...explained(decision) });
       const refusal = await this.#prepare(decision);
       if (!isStill()) return null;
       if (!refusal) {
@@ -300,6 +319,7 @@ export class RoutedRequest {
       choice.hasBegun = true;
       this.#noteMove();
       this.#lastTokenMs = this.#host.nowMs();
+      if (Number.isNaN(this.#settledMs)) this.#settledMs = this.#lastTokenMs;
     }
     if (delta.finish !== null) choice.isFinished = true;
     const isLast = this.#choices.every(({ isFinished }) => isFinished);
@@ -315,6 +335,7 @@ export class RoutedRequest {
   async #switch(decision: RoutingDecision, source: string): Promise<void> {
     this.#handle?.abort();
     this.#settleClosed();
+    this.#settledMs = Number.NaN;
     this.#move = { from: source, lastTokenMs: this.#lastTokenMs };
     this.request.span?.event('moved', { 'xllm.from': source, 'xllm.to': decision.instance });
     const refusal = await this.#try(decision, this.#startRoute());

@@ -12,6 +12,7 @@ export function canServe(instances: readonly InstanceView[], model: string): boo
   );
 }
 
-function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
+/** Whether a sequence of one can go on at the other. */
+export function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
   return a.model === b.model && a.numericsId === b.numericsId && a.kvLayout === b.kvLayout;
 }
