@@ -1022,6 +1022,11 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
    * @generated from field: bool draining = 31;
    */
   draining: boolean;
+
+  /**
+   * @generated from field: xllm.v1.HandOffStatus hand_off = 32;
+   */
+  handOff?: HandOffStatus | undefined;
 };
 
 /**
@@ -1029,6 +1034,77 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
  * Use `create(StatusReplySchema)` to create a new message.
  */
 export declare const StatusReplySchema: GenMessage<StatusReply>;
+
+/**
+ * Sequences that moved between instances, counted since the process began.
+ *
+ * @generated from message xllm.v1.HandOffStatus
+ */
+export declare type HandOffStatus = Message<"xllm.v1.HandOffStatus"> & {
+  /**
+   * @generated from field: uint64 handed_over = 1;
+   */
+  handedOver: bigint;
+
+  /**
+   * @generated from field: uint64 taken = 2;
+   */
+  taken: bigint;
+
+  /**
+   * Were to leave, and stayed.
+   *
+   * @generated from field: uint64 kept = 3;
+   */
+  kept: bigint;
+
+  /**
+   * @generated from field: uint64 blocks_pushed = 4;
+   */
+  blocksPushed: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_pushed = 5;
+   */
+  bytesPushed: bigint;
+
+  /**
+   * On one host: pages lent or given, nothing sent.
+   *
+   * @generated from field: uint64 blocks_lent = 6;
+   */
+  blocksLent: bigint;
+
+  /**
+   * Of sequences that came: bytes received before their first step here, and copied in the background after it.
+   *
+   * @generated from field: uint64 bytes_before_first_step = 7;
+   */
+  bytesBeforeFirstStep: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_copied = 8;
+   */
+  bytesCopied: bigint;
+
+  /**
+   * Right now: transfers under way, rooms kept, sequences on pages of others; pages that others have.
+   *
+   * @generated from field: uint32 num_open = 9;
+   */
+  numOpen: number;
+
+  /**
+   * @generated from field: uint32 pages_out = 10;
+   */
+  pagesOut: number;
+};
+
+/**
+ * Describes the message xllm.v1.HandOffStatus.
+ * Use `create(HandOffStatusSchema)` to create a new message.
+ */
+export declare const HandOffStatusSchema: GenMessage<HandOffStatus>;
 
 /**
  * @generated from message xllm.v1.DrainRequest
@@ -1319,6 +1395,13 @@ export declare type Paired = Message<"xllm.v1.Paired"> & {
    * @generated from field: bytes ticket = 5;
    */
   ticket: Uint8Array;
+
+  /**
+   * Of the target's process, on the same host: that it has ended is certain when it is gone.
+   *
+   * @generated from field: uint32 pid = 6;
+   */
+  pid: number;
 };
 
 /**
@@ -1349,6 +1432,13 @@ export declare type Reserve = Message<"xllm.v1.Reserve"> & {
    * @generated from field: uint32 choice = 3;
    */
   choice: number;
+
+  /**
+   * Positions to make room for, where more than the record has now will have been computed.
+   *
+   * @generated from field: uint32 num_tokens = 4;
+   */
+  numTokens: number;
 };
 
 /**

@@ -37,6 +37,7 @@ export class GroupCache {
   readonly #blockTokens: number;
   /** [pages] references that transfers hold: pages lent to another instance, or being filled by it. */
   readonly #lent: Uint16Array;
+  #numLent = 0;
   /** Foreign pages that no list holds any more, to be fetched. */
   #dropped: number[] = [];
 
@@ -123,6 +124,7 @@ export class GroupCache {
     if (this.pool.numAvailable === 0) return noPage;
     const page = this.#allocate(noPage);
     this.#lent[page]!++;
+    this.#numLent++;
     return page;
   }
 
@@ -130,6 +132,7 @@ export class GroupCache {
   lend(page: PageId): void {
     this.pool.share(page);
     this.#lent[page]!++;
+    this.#numLent++;
   }
 
   isLent(page: number): boolean {
@@ -140,6 +143,7 @@ export class GroupCache {
   takeBack(page: PageId): void {
     invariant(this.isLent(page), `page ${page} is returned but was not lent`);
     this.#lent[page]!--;
+    this.#numLent--;
     this.pool.release(page, this.prefix.has(page));
   }
 
@@ -148,6 +152,7 @@ export class GroupCache {
     invariant(this.isLent(page), `page ${page} replaces another but was not taken`);
     this.#drop(list.pages[block]!);
     this.#lent[page]!--;
+    this.#numLent--;
     list.pages[block] = page;
   }
 
@@ -165,7 +170,7 @@ export class GroupCache {
   }
 
   get numLent(): number {
-    return this.#lent.reduce((sum, count) => sum + count, 0);
+    return this.#numLent;
   }
 
   /** Adds one block, evicting the page that was cached longest ago if none is free. `wanted`: a page, if it is free. */

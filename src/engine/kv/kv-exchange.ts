@@ -72,7 +72,10 @@ export class KvExchange {
     const [cache, list] = this.#of(sequence, group);
     invariant(!sequence.isRanged, 'a foreign page cannot be mapped into a range');
     if (firstBlock > list.numBlocks) cache.skipTo(list, firstBlock);
-    invariant(firstBlock === list.numBlocks || pages.length === 0, `block ${firstBlock} does not follow ${list.numBlocks}`);
+    invariant(
+      firstBlock === list.numBlocks || pages.length === 0,
+      `block ${firstBlock} does not follow ${list.numBlocks}`,
+    );
     for (const page of pages) cache.attach(list, page);
   }
 
@@ -103,6 +106,11 @@ export class KvExchange {
 
   get numLent(): number {
     return this.#groups.reduce((sum, { numLent }) => sum + numLent, 0);
+  }
+
+  /** [G] pages that must have memory before a transfer writes to those that were taken. */
+  get numTouched(): number[] {
+    return this.#groups.map(({ pool }) => pool.numTouched);
   }
 
   hasForeign(sequence: KvSequence): boolean {

@@ -18,6 +18,8 @@ export interface HostedEngine {
   readonly executor: Executor;
   /** The memory behind the pages. */
   readonly pages: PageStore;
+  /** Whether steps can read and write pages of paired instances' pools. */
+  readonly readsForeignPages: boolean;
   readonly scheduler: Scheduler;
   readonly memory: MemoryPlan;
   readonly numericsId: string;

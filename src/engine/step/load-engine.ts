@@ -59,6 +59,7 @@ export interface LoadedEngine {
   readonly kv: KvCache;
   readonly executor: Executor;
   readonly pages: PageStore;
+  readonly readsForeignPages: boolean;
   readonly scheduler: Scheduler;
   readonly memory: MemoryPlan;
   readonly numericsId: string;
@@ -172,6 +173,8 @@ export async function loadEngine(
     kv,
     executor,
     pages: space,
+    // ggml reaches pages as parts of one tensor, emitted kernels by address.
+    readsForeignPages: choice.kernels !== 'ggml',
     scheduler,
     memory,
     numericsId: executor.numericsId,

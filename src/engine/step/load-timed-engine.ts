@@ -85,6 +85,7 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
     kv,
     executor,
     pages: store,
+    readsForeignPages: true,
     scheduler,
     memory,
     numericsId,

@@ -29,7 +29,13 @@ function timedEngine(options: ConstructorParameters<typeof TestEngine>[0] = {}, 
   const engine = new TestEngine({
     ...options,
     executor: (memory) =>
-      new TimedExecutor({ ...memory, ...simulated, store: TimedStore.ofHeap(memory.numPages, memory.blockTokens), stops: { stopTokenIds: [0], meanTokens: 16 }, stepTime }),
+      new TimedExecutor({
+        ...memory,
+        ...simulated,
+        store: TimedStore.ofHeap(memory.numPages, memory.blockTokens),
+        stops: { stopTokenIds: [0], meanTokens: 16 },
+        stepTime,
+      }),
   });
   return { engine, ...simulated };
 }

@@ -13,7 +13,6 @@ interface Memory {
 }
 
 export class TimedStore implements PageStore {
-  readonly canAttach: boolean;
   readonly pageBytes: readonly number[];
   readonly files: readonly PoolFile[] | null;
   readonly groups: readonly TimedPages[];
@@ -26,7 +25,6 @@ export class TimedStore implements PageStore {
     this.pageBytes = memories.map(() => timedPageBytes(blockTokens));
     const files = memories.map(({ file }) => file);
     this.files = files.every((file) => file !== null) ? files : null;
-    this.canAttach = this.files !== null;
     this.#foreign = new ForeignPools(memories.length);
   }
 

@@ -12,6 +12,8 @@ export interface BlockAddress {
 export interface PushedBlock extends BlockAddress {
   /** The source's page. It must stay as it is until `push` has resolved. */
   readonly page: number;
+  /** 32 hex digits of a full block; '': a partial one. */
+  readonly digest: string;
 }
 
 /** The source's half. */
@@ -33,11 +35,11 @@ export interface KvTransport {
 export interface KvIntake {
   /**
    * Where the block's bytes are to go, `numBytes` of them; null: nobody wants it (any more), they are dropped. `digest`:
-   * 32 hex digits of a full block, '': a partial one.
+   * 32 hex digits of a full block, '': a partial one. Throws where that cannot be what was agreed: the pairing is over.
    */
-  place(address: BlockAddress, numBytes: number, digest: string): Promise<Uint8Array | null>;
+  place(address: BlockAddress, numBytes: number, digest: string): Uint8Array | null;
   /** The block's bytes are where `place` said, and are what was sent. */
-  placed(address: BlockAddress): void;
-  /** What arrives cannot be trusted (length, checksum): the pairing is over. */
+  placed(address: BlockAddress, digest: string): void;
+  /** What arrived cannot be trusted (length, checksum): the pairing is over. */
   failed(error: Error): void;
 }

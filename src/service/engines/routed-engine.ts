@@ -1,7 +1,7 @@
 // Owns the engines as one EngineClient: routes each request, brings lost ones elsewhere, the urgent ones first.
 import { BlockHasher, type BlockDigest, rootDigest } from '../../common/block-digest.ts';
 import type { Clock } from '../../common/clock.ts';
-import type { Refusal } from '../../common/errors.ts';
+import { isRefusal, type Refusal } from '../../common/errors.ts';
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
 import type {
   EngineClient,
@@ -16,7 +16,8 @@ import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
-import type { EngineConnection } from './engine-connection.ts';
+import type { Attempt, EngineConnection } from './engine-connection.ts';
+import { PairAttempt } from './pair-attempt.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
 
@@ -45,7 +46,7 @@ const RETRY_MS = 250;
 export interface RoutedInstances {
   readonly models: readonly EngineModel[];
   view(): ClusterView;
-  connection(name: string): Pick<EngineConnection, 'model' | 'submit'> | null;
+  connection(name: string): Pick<EngineConnection, 'model' | 'submit' | 'expect'> | null;
   statuses(): Promise<readonly InstanceStatus[]>;
   /** Calls back whenever an instance has become able to take requests. Returns what ends it. */
   onAvailable(listener: () => void): () => void;
@@ -66,6 +67,8 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   #numArrivals = 0;
   /** By instance and policy. */
   readonly #decisions = new Map<string, { instance: string; policy: string; count: number }>();
+  /** From the first token of one instance to the next one of another, since they were last fetched. */
+  #handOffMs: number[] = [];
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
 
@@ -79,11 +82,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#host = {
       nowMs: () => clock.nowMs(),
       route: (routed, excluded) => this.#route(routed, excluded),
-      submit: async (instance, attempt, onDelta) => {
-        const connection = pool.connection(instance);
-        if (connection?.model) return connection.submit(attempt, onDelta);
-        return { refused: 'engine_unavailable', message: `${instance} is gone`, retryAfterS: 1 };
-      },
+      submit: (decision, attempt, onDelta) => this.#submitTo(decision, attempt, onDelta),
       recover: (routed) => {
         this.#waiting.set(routed, clock.nowMs());
         this.#recoverSoon();
@@ -116,6 +115,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const instances = this.#pool.view().instances.map(({ name }) => name);
     return {
       decisions: [...this.#decisions.values()],
+      takeHandOffMs: () => this.#handOffMs.splice(0),
       numRecoveries: this.#numRecoveries,
       numRecoveryFailures: this.#numRecoveryFailures,
       ttftErrors: instances.flatMap((instance) => {
@@ -163,6 +163,30 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     if (this.#recovering) clearTimeout(this.#recovering);
     const error: Refusal = { refused: 'engine_unavailable', message: 'the service closes', retryAfterS: 1 };
     for (const routed of this.#running) routed.fail(error);
+  }
+
+  async #submitTo(
+    { instance, decode }: RoutingDecision,
+    attempt: Attempt,
+    onDelta: (delta: EngineDelta) => void,
+  ): Promise<EngineHandle | Refusal> {
+    const connection = this.#pool.connection(instance);
+    if (!connection?.model) return gone(instance);
+    if (!decode) return connection.submit(attempt, onDelta);
+    const target = this.#pool.connection(decode.instance.name);
+    if (!target?.model) return gone(decode.instance.name);
+    const pair = new PairAttempt(
+      attempt.generatedIds.map(({ length }) => length),
+      (hear) => target.expect(attempt, hear),
+      { onDelta, nowMs: () => this.#clock.nowMs(), onHandOff: (ms) => this.#handOffMs.push(ms) },
+    );
+    const source = await connection.submit(attempt, (delta) => pair.hearSource(delta));
+    if (isRefusal(source)) {
+      pair.notAdmitted();
+      return source;
+    }
+    pair.admitted(source);
+    return pair;
   }
 
   #route(routed: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null {
@@ -238,6 +262,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
       },
     };
   }
+}
+
+function gone(name: string): Refusal {
+  return { refused: 'engine_unavailable', message: `${name} is gone`, retryAfterS: 1 };
 }
 
 /** Online before offline, then by priority, then who has waited longer. */

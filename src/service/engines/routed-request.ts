@@ -14,7 +14,11 @@ export interface RoutingHost {
   nowMs(): number;
   /** null: no instance could take it now. */
   route(request: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null;
-  submit(instance: string, attempt: Attempt, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
+  submit(
+    decision: RoutingDecision,
+    attempt: Attempt,
+    onDelta: (delta: EngineDelta) => void,
+  ): Promise<EngineHandle | Refusal>;
   /** Brings `redispatch` about, in the order of urgency. */
   recover(request: RoutedRequest): void;
   note(request: RoutedRequest, event: Omit<RequestEvent, 'atMs'>): void;
@@ -160,9 +164,9 @@ export class RoutedRequest {
       this.#instance = instance;
       this.#note('routed', explained(decision));
       const sentMs = this.#host.nowMs();
-      const message = this.#begin(attempt, leftMs, decision.chosen.cachedTokens);
+      const message = this.#begin(attempt, leftMs, decision);
       const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-      const result = await this.#host.submit(instance, message, onDelta);
+      const result = await this.#host.submit(decision, message, onDelta);
       if (this.#attempt !== attempt || this.#isEnded) {
         // It was lost, or its client went, while it was being sent.
         if (!isRefusal(result)) result.abort();
@@ -184,7 +188,7 @@ export class RoutedRequest {
     return null;
   }
 
-  #begin(attempt: number, leftMs: number, cachedTokens: number): Attempt {
+  #begin(attempt: number, leftMs: number, { chosen, decode }: RoutingDecision): Attempt {
     const { request } = this;
     const open = this.#open();
     this.#attemptChoices = open;
@@ -196,7 +200,8 @@ export class RoutedRequest {
       ...request,
       attempt,
       generatedIds,
-      cachedTokens,
+      cachedTokens: chosen.cachedTokens,
+      handOff: decode?.instance ?? null,
       seeds: open.map((index) => request.seeds[index] ?? 0n),
       sampling: isPromptTold ? { ...request.sampling, numPromptLogprobs: -1 } : request.sampling,
       deadlineMs: Math.min(MAX_UINT32, Math.ceil(leftMs)),
@@ -252,6 +257,8 @@ export class RoutedRequest {
     const lostOn = this.#instance;
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
     this.#attempt++;
+    // The other instance of a pair may still have its part.
+    this.#handle?.abort();
     this.#handle = null;
     this.#instance = null;
     for (const [index, choice] of this.#choices.entries()) {
@@ -354,11 +361,12 @@ function append(choice: ChoiceState, tokenIds: Int32Array): void {
   choice.numTokens = numTokens;
 }
 
-function explained({ policy, reason, candidates }: RoutingDecision): RequestEvent['detail'] {
+function explained({ policy, reason, candidates, decode }: RoutingDecision): RequestEvent['detail'] {
   const round = (ms: number) => Math.round(ms * 10) / 10;
   return {
     policy,
     reason,
+    ...(decode ? { handOffTo: decode.instance.name } : {}),
     candidates: candidates.map(({ instance, cachedTokens, ttftMs, stepMs, hasMemory }) => ({
       instance: instance.name,
       cachedTokens,

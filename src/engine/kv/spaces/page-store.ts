@@ -17,8 +17,6 @@ export interface PageStore {
   readonly pageBytes: readonly number[];
   /** [G], or null: the pools are no files, nobody else can map them. */
   readonly files: readonly PoolFile[] | null;
-  /** Whether steps can read and write pages of attached pools. */
-  readonly canAttach: boolean;
   /** [G] Resolves when the first so many pages of each own pool can be touched. Rejects with XllmError out_of_memory. */
   ensure(numPages: readonly number[]): Promise<void>;
   /** Maps a paired instance's pools as pool `pool`. Throws where they cannot be opened or are not those named. */

@@ -12,7 +12,6 @@ import type { RangeMaps } from './range-maps.ts';
 import type { GroupMemory } from './segments.ts';
 
 export class PooledSpace implements KvSpace, PageStore {
-  readonly canAttach = true;
   readonly pageBytes: readonly number[];
   readonly files: readonly PoolFile[] | null;
   readonly layout: KvLayout;

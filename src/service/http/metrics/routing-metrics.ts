@@ -1,5 +1,5 @@
 // Owns the figures of routing and recovery, read when someone scrapes.
-import { Counter, Gauge, type Registry } from 'prom-client';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { RoutingControl } from '../routing/control.ts';
 import { engineLabel } from './engine-metrics.ts';
 
@@ -7,6 +7,7 @@ export class RoutingMetrics {
   readonly #routing: RoutingControl;
   readonly #decisions: Counter<'engine' | 'policy'>;
   readonly #recoveries: Counter<'outcome'>;
+  readonly #handOff: Histogram;
   readonly #ttftError: Gauge<'engine'>;
   /** Totals last seen. */
   readonly #seen = new Map<string, number>();
@@ -26,6 +27,12 @@ export class RoutingMetrics {
       labelNames: ['outcome'],
       registers,
     });
+    this.#handOff = new Histogram({
+      name: 'xllm:handoff_seconds',
+      help: 'From the first token of a prefill instance to the first one of its decode instance.',
+      buckets: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5],
+      registers,
+    });
     this.#ttftError = new Gauge({
       name: 'xllm:ttft_prediction_error',
       help: 'Running mean of |predicted - measured| / measured of first tokens, from sending on.',
@@ -35,11 +42,12 @@ export class RoutingMetrics {
   }
 
   update(): void {
-    const { decisions, numRecoveries, numRecoveryFailures, ttftErrors } = this.#routing.figures;
+    const { decisions, takeHandOffMs, numRecoveries, numRecoveryFailures, ttftErrors } = this.#routing.figures;
     for (const { instance, policy, count } of decisions) {
       const labels = { engine: engineLabel(instance), policy };
       this.#decisions.inc(labels, this.#increase(`${instance} ${policy}`, count));
     }
+    for (const ms of takeHandOffMs()) this.#handOff.observe(ms / 1_000);
     this.#recoveries.inc({ outcome: 'continued' }, this.#increase('continued', numRecoveries));
     this.#recoveries.inc({ outcome: 'failed' }, this.#increase('failed', numRecoveryFailures));
     this.#ttftError.reset();

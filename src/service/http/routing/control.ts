@@ -28,6 +28,8 @@ export interface RoutingControl {
 
 export interface RoutingFigures {
   readonly decisions: readonly { readonly instance: string; readonly policy: string; readonly count: number }[];
+  /** Hand-offs since the last call: milliseconds from the first token to the next one, of another instance. */
+  takeHandOffMs(): number[];
   readonly numRecoveries: number;
   readonly numRecoveryFailures: number;
   /** Running mean of |predicted - measured| / measured of first tokens, per instance that has any. */
