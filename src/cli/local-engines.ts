@@ -20,12 +20,26 @@ const POLL_MS = 1_000;
 /** A suspect engine gets this long to come back before it is killed. */
 const PATIENCE_MS = 10_000;
 
+export interface LocalInstance {
+  readonly name: string;
+  readonly role: 'mix' | 'prefill' | 'decode';
+}
+
+/** `PREFILL:DECODE` engines, or so many that do both. */
+export function localInstances(pd: string | undefined, numInstances: number): LocalInstance[] {
+  const many = (length: number, role: LocalInstance['role'], prefix: string) =>
+    Array.from({ length }, (_, index): LocalInstance => ({ name: `${prefix}-${index}`, role }));
+  if (pd === undefined) return many(numInstances, 'mix', 'engine');
+  const [numPrefill = 1, numDecode = 1] = pd.split(':').map(Number);
+  return [...many(numPrefill, 'prefill', 'prefill'), ...many(numDecode, 'decode', 'decode')];
+}
+
 export interface LocalEnginesOptions {
   readonly modelPath: string;
   readonly modelName: string;
   /** Options of `xllm engine`, as resolved. */
   readonly engineOptions: OptionValues;
-  readonly numInstances: number;
+  readonly instances: readonly LocalInstance[];
   readonly routing: RoutingOptions;
   readonly suspectMs: number;
   readonly stallMs: number;
@@ -54,7 +68,7 @@ interface Child {
 
 /** Makes everything but the children, which `start` spawns: what needs the pool can be built, and fail, before. */
 export async function createLocalEngines(options: LocalEnginesOptions): Promise<LocalEngines> {
-  const { log, numInstances, suspectMs, stallMs } = options;
+  const { log, instances, suspectMs, stallMs } = options;
   // mkdtemp makes the folder private (0700): who can reach the sockets is this user.
   const folder = mkdtempSync(join(tmpdir(), 'xllm-'));
   // SIGKILL cannot be caught; every other way out removes the folder.
@@ -68,9 +82,9 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
   const { promise: ready, resolve, reject } = Promise.withResolvers<EngineModel>();
   let closing = false;
   const limits: WatchdogLimits = { maxStalledMs: stallMs, maxSilentMs: suspectMs + PATIENCE_MS };
-  const children = Array.from({ length: numInstances }, (_, index): Child => {
-    const name = `engine-${index}`;
-    const supervisor = new Supervisor(spawner(options, name, folder, coordinatorAddress), {
+  const children = instances.map((local): Child => {
+    const { name } = local;
+    const supervisor = new Supervisor(spawner(options, local, folder, coordinatorAddress), {
       onExit: (how, restartMs) => {
         child.isUp = false;
         if (closing) return;
@@ -107,11 +121,11 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
   });
   const engine = new RoutedEngine(pool, monotonicClock, options.routing);
   const poll = setInterval(() => {
-    const { instances } = pool.view();
+    const views = pool.view().instances;
     for (const { name, supervisor, watchdog, isUp } of children) {
       if (!isUp) continue;
       // Not connected is not answering: a stopped process loses its connection and its lease as well.
-      const instance = instances.find((candidate) => candidate.name === name);
+      const instance = views.find((candidate) => candidate.name === name);
       const isSilent = !instance?.isConnected || instance.silentMs > suspectMs;
       const stalledMs = isSilent ? null : instance.stalledMs;
       if (watchdog.judge(stalledMs, performance.now()) === 'alive') continue;
@@ -143,16 +157,16 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
 }
 
 function spawner(
-  { modelPath, modelName, engineOptions, numInstances }: LocalEnginesOptions,
-  name: string,
+  { modelPath, modelName, engineOptions, instances }: LocalEnginesOptions,
+  { name, role }: LocalInstance,
   folder: string,
   coordinator: Address,
 ) {
-  const threads = engineOptions['threads'] ?? Math.max(1, Math.floor(availableParallelism() / numInstances));
+  const threads = engineOptions['threads'] ?? Math.max(1, Math.floor(availableParallelism() / instances.length));
   let numStarts = 0;
   return () =>
     spawnEngine(
-      { ...engineOptions, name, threads, instancesOnHost: numInstances },
+      { ...engineOptions, name, role, threads, instancesOnHost: instances.length },
       // A path of its own for each life: a dying predecessor cannot unlink its successor's socket.
       { modelPath, modelName, listen: `unix:${folder}/${name}-${numStarts++}.sock`, coordinator },
     );

@@ -9,7 +9,7 @@ import { readApiKeys } from './api-keys.ts';
 import type { ServeOptions } from './config/options.ts';
 import { readGenerationDefaults } from './generation-defaults.ts';
 import { httpConfigOf } from './http-config.ts';
-import { createLocalEngines } from './local-engines.ts';
+import { createLocalEngines, localInstances } from './local-engines.ts';
 import { findModel } from './model.ts';
 import { routingOf } from './routing-config.ts';
 import { openTracer } from './tracing.ts';
@@ -42,12 +42,13 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     for (const close of closers.splice(0).reverse()) await close();
   };
   try {
+    const instances = localInstances(options.pd, options.instances);
     const local = await createLocalEngines({
       modelPath: found.path,
       modelName: modelNames[0] ?? found.name,
       engineOptions: options,
-      numInstances: options.instances,
-      routing: routingOf(options, options.instances === 1),
+      instances,
+      routing: routingOf(options, instances.length === 1),
       suspectMs: options.suspectTimeoutS * 1_000,
       stallMs: options.stallTimeoutS * 1_000,
       log,

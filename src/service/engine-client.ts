@@ -47,12 +47,15 @@ export interface TokenLogprob {
   readonly topLogprobs: Float32Array;
 }
 
-export type EngineFinish = 'stop' | 'length' | 'abort' | 'error';
+/** `handed-off`: it goes on at another instance; never seen by who submitted the request. */
+export type EngineFinish = 'stop' | 'length' | 'abort' | 'error' | 'handed-off';
 
 /** New tokens of one choice. */
 export interface EngineDelta {
   readonly choice: number;
   readonly tokenIds: Int32Array;
+  /** Tokens generated before these, over all instances and attempts. */
+  readonly numBefore: number;
   readonly logprobs: readonly TokenLogprob[];
   readonly promptLogprobs: readonly TokenLogprob[];
   readonly finish: EngineFinish | null;

@@ -82,6 +82,10 @@ const engineOptions = {
     .enum(kvCacheDtypes)
     .default('auto')
     .describe('Elements of cached keys and values. auto: float16, or float32 with --dtype float32.'),
+  kvTransport: z
+    .enum(['auto', 'tcp'])
+    .default('auto')
+    .describe('How KV goes to another instance. auto: on one host its memory is mapped, nothing is sent; else TCP.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 
@@ -170,6 +174,11 @@ const askOptions = {
 export const commandOptions = {
   serve: z.strictObject({
     ...serviceOptions,
+    pd: z
+      .string()
+      .regex(/^[1-9]\d?:[1-9]\d?$/, 'write it as PREFILL:DECODE, such as 1:1 or 2:2')
+      .optional()
+      .describe('Engines for prompts and engines for what follows, such as 1:1 or 1:3 (instead of --instances).'),
     instances: count.max(64).default(1).describe('Engines on this machine; they share its cores and memory.'),
     ...routingOptions,
     ...engineOptions,

@@ -15,6 +15,7 @@ const wireFinish: Readonly<Record<FinishReason, WireFinish>> = {
   length: WireFinish.FINISH_LENGTH,
   abort: WireFinish.FINISH_ABORT,
   error: WireFinish.FINISH_ERROR,
+  'handed-off': WireFinish.FINISH_HANDED_OFF,
 };
 
 export interface DeltaAddress {
@@ -28,6 +29,7 @@ export function messageOfUpdate(update: SequenceUpdate, address: DeltaAddress, i
   const { timing, error } = update;
   return create(SequenceDeltaSchema, {
     ...address,
+    numBefore: update.numBefore,
     // A copy: the update's array is reused by the next commit, and gRPC sends later.
     tokenIds: bytesOfInt32(update.tokenIds.slice()),
     finish: update.finish === null ? WireFinish.FINISH_NONE : wireFinish[update.finish],

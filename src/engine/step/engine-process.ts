@@ -17,6 +17,7 @@ import { encodeRecord, INSTANCE_PREFIX, type InstanceRecord } from '../../coordi
 import { type CoordinatorOptions, openCoordinator } from '../../coordination/open-coordinator.ts';
 import type { SequenceUpdate } from '../scheduler/spec.ts';
 import { EngineServer } from './engine-server.ts';
+import { EngineTransfers } from './engine-transfers.ts';
 import { type HostedEngine, type HostedEngineOptions, openEngine } from './hosted-engine.ts';
 import { describeKvLayout } from './kv-layout.ts';
 import { EngineStatus } from './status.ts';
@@ -30,6 +31,8 @@ export interface EngineProcessOptions extends HostedEngineOptions {
   readonly advertise?: string | undefined;
   readonly coordinator: CoordinatorOptions;
   readonly asyncScheduling: boolean;
+  /** auto: instances of one host map each other's pools. */
+  readonly kvTransport: 'auto' | 'tcp';
   readonly isSupervised: boolean;
   /** null: no traces. */
   readonly tracer: Tracer | null;
@@ -51,21 +54,38 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const processMs = clock.nowMs();
   const engine = await openEngine(options, clock, (text) => log.warn(text));
   const status = new EngineStatus(engine);
+  const transfers = new EngineTransfers({
+    engine,
+    instance: options.name,
+    incarnation,
+    model: options.modelName,
+    kvLayout: describeKvLayout(engine.groups, options.blockSize),
+    mapsPools: options.kvTransport === 'auto',
+    usesPrefixCache: options.enablePrefixCaching,
+    security: options.coordinator.security ?? {},
+    listenHost: hostOf(options.listen),
+    advertisedHost: options.advertise === undefined ? hostOf(options.listen) : hostOf(options.advertise),
+    adopter: () => server,
+    publish: (update) => server.publish(0, [update]),
+    wake: () => loop.wake(),
+    nowMs: () => clock.nowMs(),
+  });
   const loop = new StepLoop({
-    scheduler: engine.scheduler,
+    scheduler: transfers,
     executor: engine.executor,
     clock,
     asyncScheduling: options.asyncScheduling,
     onCommit: (plan, output, updates) => {
       status.count(plan, output);
       server.publish(plan.stepId, updates);
+      transfers.committed(plan.stepId);
     },
     onFailure: (error) => {
       log.error(`a step failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, loop, status, clock, processMs, () => {
+  const server = hostEngine(options, engine, transfers, loop, status, clock, processMs, () => {
     log.info('drained, leaving');
     stop(0);
   });
@@ -81,6 +101,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   let checkedSteps = 0;
   const tick = setInterval(() => {
     server.expire();
+    transfers.flush();
     if (engine.scheduler.hasWork() || checkedSteps === loop.numSteps) return;
     // Once per time of rest: with many pages it takes milliseconds.
     checkedSteps = loop.numSteps;
@@ -97,6 +118,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
 
   const exitCode = await stopped;
   clearInterval(tick);
+  transfers.close();
   await coordinator.close();
   // What was sent last, such as that it leaves, is to arrive before the connections end.
   await sleep(FAREWELL_MS);
@@ -110,6 +132,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
 function hostEngine(
   options: EngineProcessOptions,
   engine: HostedEngine,
+  transfers: EngineTransfers,
   loop: StepLoop<SequenceUpdate>,
   status: EngineStatus,
   clock: Clock,
@@ -121,13 +144,14 @@ function hostEngine(
     incarnation,
     model: options.modelName,
     scheduler,
+    transfers,
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
     tracer: options.tracer,
     wake: () => loop.wake(),
     leave,
     hello: () => helloOf(options, engine, status, processMs),
-    status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),
+    status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining, handOff: transfers.status() }),
     kvEvents: (after, send) => {
       let seen = Number(after);
       let isFirst = true;
@@ -184,6 +208,11 @@ function helloOf(
     maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
     stepTime: status.stepTime(),
   });
+}
+
+/** Of `host:port`; what listens at a unix socket is reached on this host alone. */
+function hostOf(address: string): string {
+  return address.startsWith('unix:') ? '127.0.0.1' : address.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
 }
 
 /** One life of this process. */

@@ -53,6 +53,9 @@ class WrittenScheduler implements HostedScheduler {
   expire(): readonly SequenceUpdate[] {
     return [];
   }
+  adopt(): null {
+    return null;
+  }
   pause(id: number): void {
     this.log.push(`pause ${id}`);
   }
@@ -64,7 +67,17 @@ class WrittenScheduler implements HostedScheduler {
 function end(id: number): SequenceUpdate {
   const timing = { numCachedTokens: 0, queueMs: 1, prefillMs: 2, numPreemptions: 0 };
   const tokenIds = Int32Array.of(5);
-  return { id, tokenIds, logprobs: [], promptLogprobs: [], finish: 'length', stopTokenId: -1, error: null, timing };
+  return {
+    id,
+    tokenIds,
+    numBefore: 0,
+    logprobs: [],
+    promptLogprobs: [],
+    finish: 'length',
+    stopTokenId: -1,
+    error: null,
+    timing,
+  };
 }
 
 let folder: string;
@@ -90,6 +103,7 @@ beforeEach(() => {
     incarnation: 'life-1',
     model: 'm',
     scheduler,
+    transfers: { begin: () => {}, keep: () => {}, ended: () => {}, accept: () => {} },
     limits: { vocabSize: 100, maxModelLen: 64 },
     clock: monotonicClock,
     tracer: null,

@@ -1,4 +1,4 @@
-// Owns the spans of one sequence on an engine: queue, prefill, decode, each told once it has ended.
+// Owns the spans of one sequence on an engine: queue, prefill, hand-off, decode, each told once it has ended.
 import type { TraceContext, Tracer } from '../../common/trace.ts';
 import type { SequenceUpdate } from '../scheduler/spec.ts';
 
@@ -7,20 +7,24 @@ export class SequenceTrace {
   readonly #parent: TraceContext;
   readonly #choice: number;
   readonly #arrivalMs: number;
+  readonly #isAdopted: boolean;
   #firstTokenMs = Number.NaN;
   #numTokens = 0;
 
-  constructor(tracer: Tracer, parent: TraceContext, choice: number, arrivalMs: number) {
+  /** `isAdopted`: another instance has computed the prompt, and told of it. */
+  constructor(tracer: Tracer, parent: TraceContext, choice: number, arrivalMs: number, isAdopted: boolean) {
     this.#tracer = tracer;
     this.#parent = parent;
     this.#choice = choice;
     this.#arrivalMs = arrivalMs;
+    this.#isAdopted = isAdopted;
+    if (isAdopted) this.#firstTokenMs = arrivalMs;
   }
 
   /** `isFirst`: it brings the first tokens. */
   update({ tokenIds, finish, error, timing }: SequenceUpdate, isFirst: boolean, nowMs: number): void {
     this.#numTokens += tokenIds.length;
-    if (isFirst) {
+    if (isFirst && !this.#isAdopted) {
       const admittedMs = this.#arrivalMs + timing.queueMs;
       this.#firstTokenMs = nowMs;
       this.#tell('queue', this.#arrivalMs, admittedMs, {});
@@ -34,7 +38,7 @@ export class SequenceTrace {
     };
     // One that ends before its first token ends in the stage that it had come to.
     const [stage, startMs] = !Number.isNaN(this.#firstTokenMs)
-      ? (['decode', this.#firstTokenMs] as const)
+      ? ([finish === 'handed-off' && this.#numTokens <= 1 ? 'hand-off' : 'decode', this.#firstTokenMs] as const)
       : timing.numCachedTokens < 0
         ? (['queue', this.#arrivalMs] as const)
         : (['prefill', this.#arrivalMs + timing.queueMs] as const);
@@ -42,7 +46,7 @@ export class SequenceTrace {
   }
 
   #tell(
-    stage: 'queue' | 'prefill' | 'decode',
+    stage: 'queue' | 'prefill' | 'hand-off' | 'decode',
     startMs: number,
     endMs: number,
     attributes: Readonly<Record<string, string | number>>,

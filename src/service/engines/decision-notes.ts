@@ -13,11 +13,12 @@ export function endRoute(
   span?.end(attributes, refusal ? { error: `${refusal.refused}: ${refusal.message}` } : {});
 }
 
-export function explained({ policy, reason, candidates }: RoutingDecision): RequestEvent['detail'] {
+export function explained({ policy, reason, candidates, decode }: RoutingDecision): RequestEvent['detail'] {
   const round = (ms: number) => Math.round(ms * 10) / 10;
   return {
     policy,
     reason,
+    ...(decode ? { handOffTo: decode.instance.name } : {}),
     candidates: candidates.map(({ instance, cachedTokens, ttftMs, stepMs, hasMemory }) => ({
       instance: instance.name,
       cachedTokens,

@@ -10,6 +10,7 @@ const finishNames: Readonly<Record<FinishReason, EngineFinish | null>> = {
   [FinishReason.FINISH_LENGTH]: 'length',
   [FinishReason.FINISH_ABORT]: 'abort',
   [FinishReason.FINISH_ERROR]: 'error',
+  [FinishReason.FINISH_HANDED_OFF]: 'handed-off',
 };
 
 export function deltaOfMessage(message: SequenceDelta): EngineDelta {
@@ -17,6 +18,7 @@ export function deltaOfMessage(message: SequenceDelta): EngineDelta {
   return {
     choice: message.choice,
     tokenIds: int32OfBytes(message.tokenIds),
+    numBefore: message.numBefore,
     logprobs: message.logprobs.map(logprobOfMessage),
     promptLogprobs: message.promptLogprobs.map(logprobOfMessage),
     finish,
@@ -47,6 +49,7 @@ export function emptyDelta(choice: number): EngineDelta {
   return {
     choice,
     tokenIds: new Int32Array(0),
+    numBefore: 0,
     logprobs: [],
     promptLogprobs: [],
     finish: null,

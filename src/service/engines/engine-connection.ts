@@ -9,6 +9,7 @@ import {
   ControlRequestSchema,
   DrainRequestSchema,
   Engine,
+  HandOffTargetSchema,
   type Heartbeat,
   HeartbeatsRequestSchema,
   type HelloReply,
@@ -28,6 +29,7 @@ import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../e
 import type { KvEvents } from '../registry/kv-index.ts';
 import { type JournalEntry, LoadJournal } from '../registry/load-journal.ts';
 import { deltaOfMessage, emptyDelta } from './delta-codec.ts';
+import type { SourceLeg, TargetLeg } from './pair-attempt.ts';
 
 const CALL_DEADLINE_MS = 10_000;
 const STATUS_DEADLINE_MS = 5_000;
@@ -44,15 +46,23 @@ export interface Attempt extends EngineRequest {
   readonly generatedIds: readonly Int32Array[];
   /** Tokens whose KV the engine is taken to hold. */
   readonly cachedTokens: number;
+  /** The instance that goes on after the first token; null: the same. */
+  readonly handOff: HandOffAddress | null;
   /** Where the engine's spans belong; absent: no traces. */
   readonly traceparent?: string;
 }
+
+export type HandOffAddress = Pick<InstanceRecord, 'name' | 'incarnation' | 'address'>;
 
 /** A request the engine has admitted and not finished. */
 interface Carried {
   readonly requestId: string;
   readonly attempt: number;
   readonly entry: JournalEntry;
+  /** It comes from another instance: that this one knows nothing of it means nothing yet. */
+  isExpected: boolean;
+  /** Since when this instance should know of it. */
+  sinceMs: number;
   /** Status replies in a row that know of no sequence at all. */
   numDenials: number;
   readonly onDelta: (delta: EngineDelta) => void;
@@ -166,17 +176,20 @@ export class EngineConnection {
    * Refused with `engine_lost`: it is not known whether the engine took it. Where the connection breaks meanwhile,
    * `onDelta` hears of it first.
    */
-  async submit(request: Attempt, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {
+  async submit(request: Attempt, onDelta: (delta: EngineDelta) => void): Promise<SourceLeg | Refusal> {
     const { requestId, attempt, generatedIds } = request;
     const key = keyOf(requestId, attempt);
     if (this.#carried.has(key))
       return { refused: 'invalid_request', message: `request id ${requestId} is already running` };
     const numTokens = request.promptIds.length + Math.max(0, ...generatedIds.map((ids) => ids.length));
     const numNewTokens = Math.max(0, numTokens - request.cachedTokens);
-    const entry = this.#journal.sent(this.#clock.nowMs(), request.seeds.length, numNewTokens);
+    const sinceMs = this.#clock.nowMs();
+    const entry = this.#journal.sent(sinceMs, request.seeds.length, numNewTokens);
     // Registered before the call: the first tokens may overtake the reply.
-    const carried = { requestId, attempt, entry, numDenials: 0, onDelta, open: new Set(request.seeds.keys()) };
+    const open = new Set(request.seeds.keys());
+    const carried = { requestId, attempt, entry, isExpected: false, sinceMs, numDenials: 0, onDelta, open };
     this.#carried.set(key, carried);
+    const { handOff } = request;
     const message = create(SubmitRequestSchema, {
       requestId,
       attempt,
@@ -195,6 +208,15 @@ export class EngineConnection {
       ttftSloMs: request.ttftSloMs,
       tpotSloMs: request.tpotSloMs,
       traceparent: request.traceparent ?? '',
+      ...(handOff
+        ? {
+            handOff: create(HandOffTargetSchema, {
+              instance: handOff.name,
+              incarnation: handOff.incarnation,
+              address: handOff.address,
+            }),
+          }
+        : {}),
     });
     try {
       const reply = await this.#client.call('submit', message, CALL_DEADLINE_MS);
@@ -209,6 +231,40 @@ export class EngineConnection {
       const detail = error instanceof Error ? error.message : String(error);
       return { refused: 'engine_lost', message: `the engine did not take the request (${detail})`, retryAfterS: 1 };
     }
+    return { ...this.#handleOf(carried), keep: () => this.#control(carried, ControlRequest_Action.KEEP) };
+  }
+
+  /** Hears what this instance says of an attempt that another one will hand over to it. */
+  expect(request: Attempt, onDelta: (delta: EngineDelta) => void): TargetLeg {
+    const { requestId, attempt, seeds } = request;
+    const key = keyOf(requestId, attempt);
+    const entry = this.#journal.expected(this.#clock.nowMs(), seeds.length);
+    const open = new Set(seeds.keys());
+    const carried: Carried = {
+      requestId,
+      attempt,
+      entry,
+      isExpected: true,
+      sinceMs: Number.NaN,
+      numDenials: 0,
+      onDelta,
+      open,
+    };
+    this.#carried.set(key, carried);
+    return {
+      ...this.#handleOf(carried),
+      arrived: () => {
+        if (!carried.isExpected) return;
+        carried.isExpected = false;
+        carried.sinceMs = this.#clock.nowMs();
+      },
+      drop: () => {
+        if (this.#carried.get(key) === carried) this.#forget(key, carried);
+      },
+    };
+  }
+
+  #handleOf(carried: Carried): EngineHandle {
     return {
       abort: (choice, keepTokens) => this.#control(carried, ControlRequest_Action.ABORT, choice, keepTokens),
       pause: () => this.#control(carried, ControlRequest_Action.PAUSE),
@@ -307,7 +363,8 @@ export class EngineConnection {
   /** An engine that runs nothing, and says so twice, has no idea of what it was sent before: that will never end. */
   #findOrphans(nowMs: number): void {
     for (const [key, carried] of this.#carried) {
-      if (carried.entry.sentMs > nowMs - ORPHAN_AGE_MS || ++carried.numDenials < 2) continue;
+      const isYoung = carried.isExpected || carried.sinceMs > nowMs - ORPHAN_AGE_MS;
+      if (isYoung || ++carried.numDenials < 2) continue;
       this.#carried.delete(key);
       this.#fail(carried, 'the engine does not know the request any more');
     }

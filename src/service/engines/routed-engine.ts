@@ -1,6 +1,6 @@
 // Owns the engines as one EngineClient: routes each request, brings lost ones elsewhere, the urgent ones first.
 import type { Clock } from '../../common/clock.ts';
-import type { Refusal } from '../../common/errors.ts';
+import { isRefusal, type Refusal } from '../../common/errors.ts';
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
 import type {
   EngineClient,
@@ -16,8 +16,9 @@ import { canServe } from '../registry/groups.ts';
 import type { PolicyName } from '../routing/policies.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
 import { Balancer } from './balancer.ts';
-import type { EngineConnection } from './engine-connection.ts';
+import type { Attempt, EngineConnection } from './engine-connection.ts';
 import { Moves } from './moves.ts';
+import { PairAttempt } from './pair-attempt.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
 import { routingRequestOf } from './routing-request.ts';
@@ -50,7 +51,7 @@ const RETRY_MS = 250;
 export interface RoutedInstances {
   readonly models: readonly EngineModel[];
   view(): ClusterView;
-  connection(name: string): Pick<EngineConnection, 'model' | 'submit'> | null;
+  connection(name: string): Pick<EngineConnection, 'model' | 'submit' | 'expect'> | null;
   statuses(): Promise<readonly InstanceStatus[]>;
   /** Calls back whenever an instance has become able to take requests. Returns what ends it. */
   onAvailable(listener: () => void): () => void;
@@ -78,6 +79,8 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   #numArrivals = 0;
   /** By instance and policy. */
   readonly #decisions = new Map<string, { instance: string; policy: string; count: number }>();
+  /** From the first token of one instance to the next one of another, since they were last fetched. */
+  #handOffMs: number[] = [];
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
   #numMigrations = 0;
@@ -98,11 +101,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#host = {
       nowMs: () => clock.nowMs(),
       route: (routed, excluded, only) => this.#route(routed, excluded, only),
-      submit: async (instance, attempt, onDelta) => {
-        const connection = pool.connection(instance);
-        if (connection?.model) return connection.submit(attempt, onDelta);
-        return { refused: 'engine_unavailable', message: `${instance} is gone`, retryAfterS: 1 };
-      },
+      submit: (decision, attempt, onDelta) => this.#submitTo(decision, attempt, onDelta),
       recover: (routed) => {
         this.#waiting.set(routed, clock.nowMs());
         this.#recoverSoon();
@@ -139,6 +138,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const instances = this.#pool.view().instances.map(({ name }) => name);
     return {
       decisions: [...this.#decisions.values()],
+      takeHandOffMs: () => this.#handOffMs.splice(0),
       numRecoveries: this.#numRecoveries,
       numRecoveryFailures: this.#numRecoveryFailures,
       numMigrations: this.#numMigrations,
@@ -218,6 +218,30 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     for (const routed of this.#running) routed.fail(error);
   }
 
+  async #submitTo(
+    { instance, decode }: RoutingDecision,
+    attempt: Attempt,
+    onDelta: (delta: EngineDelta) => void,
+  ): Promise<EngineHandle | Refusal> {
+    const connection = this.#pool.connection(instance);
+    if (!connection?.model) return gone(instance);
+    if (!decode) return connection.submit(attempt, onDelta);
+    const target = this.#pool.connection(decode.instance.name);
+    if (!target?.model) return gone(decode.instance.name);
+    const pair = new PairAttempt(
+      attempt.generatedIds.map(({ length }) => length),
+      (hear) => target.expect(attempt, hear),
+      { onDelta, nowMs: () => this.#clock.nowMs(), onHandOff: (ms) => this.#handOffMs.push(ms) },
+    );
+    const source = await connection.submit(attempt, (delta) => pair.hearSource(delta));
+    if (isRefusal(source)) {
+      pair.notAdmitted();
+      return source;
+    }
+    pair.admitted(source);
+    return pair;
+  }
+
   #route(routed: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null {
     const whole = this.#pool.view();
     const isWanted = ({ name }: InstanceView) => only === undefined || name === only;
@@ -266,6 +290,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const message = 'the engine stopped while the request ran, and no other could take it over; it is safe to retry';
     routed.fail({ refused: 'engine_lost', message, retryAfterS: refusal.retryAfterS ?? 1 });
   }
+}
+
+function gone(name: string): Refusal {
+  return { refused: 'engine_unavailable', message: `${name} is gone`, retryAfterS: 1 };
 }
 
 /** Online before offline, then by priority, then who has waited longer. */

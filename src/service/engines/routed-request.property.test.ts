@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { SamplingSchema } from '../../contract/generated/xllm_pb.js';
 import type { EngineDelta, EngineRequest, TokenLogprob } from '../engine-client.ts';
+import type { RoutingDecision } from '../routing/router.ts';
 import { candidatesOf } from '../routing/predict.ts';
 import { clusterOf, instanceView, routingRequest } from '../routing/testing/clusters.ts';
 import { emptyDelta } from './delta-codec.ts';
@@ -50,14 +51,20 @@ class Cluster implements RoutingHost {
 
   route(_: RoutedRequest, excluded: ReadonlySet<string>) {
     const view = clusterOf(names.map((name) => ({ view: instanceView(name), heldBlocks: 0 })));
-    const candidates = candidatesOf(routingRequest(), view, excluded, () => 1);
+    const candidates = candidatesOf(
+      routingRequest(),
+      view,
+      excluded,
+      () => 1,
+      () => true,
+    );
     const chosen = candidates[0];
     return chosen
-      ? { instance: chosen.instance.name, policy: 'round-robin' as const, reason: '', chosen, candidates }
+      ? { instance: chosen.instance.name, policy: 'round-robin' as const, reason: '', chosen, candidates, decode: null }
       : null;
   }
 
-  async submit(instance: string, attempt: Attempt, onDelta: (delta: EngineDelta) => void) {
+  async submit({ instance }: RoutingDecision, attempt: Attempt, onDelta: (delta: EngineDelta) => void) {
     await Promise.resolve();
     if (this.refusing.has(instance)) return { refused: 'overloaded', message: 'full', retryAfterS: 2 } as const;
     const running: Running = {

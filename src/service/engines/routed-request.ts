@@ -18,7 +18,11 @@ export interface RoutingHost {
   nowMs(): number;
   /** null: no instance could take it now. `only`: nobody else is wanted. */
   route(request: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null;
-  submit(instance: string, attempt: Attempt, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal>;
+  submit(
+    decision: RoutingDecision,
+    attempt: Attempt,
+    onDelta: (delta: EngineDelta) => void,
+  ): Promise<EngineHandle | Refusal>;
   /** Brings `redispatch` about, in the order of urgency. */
   recover(request: RoutedRequest): void;
   note(request: RoutedRequest, event: Omit<RequestEvent, 'atMs'>): void;
@@ -227,9 +231,9 @@ export class RoutedRequest {
     const open = this.#open();
     this.#attemptChoices = open;
     for (const choice of this.#choices) choice.numToSkip = choice.numPromptLogprobs;
-    const message = this.#message(attempt, open, chosen.cachedTokens, span);
+    const message = this.#message(attempt, open, decision, span);
     const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-    const result = await this.#host.submit(instance, message, onDelta);
+    const result = await this.#host.submit(decision, message, onDelta);
     endRoute(span, decision, isRefusal(result) ? result : null);
     if (this.#attempt !== attempt || this.#isEnded) {
       // It was lost, or its client went, while it was being sent.
@@ -253,7 +257,12 @@ export class RoutedRequest {
   }
 
   /** What an engine is sent: the prompt, and what has come of the choices `open`. */
-  #message(attempt: number, open: readonly number[], cachedTokens: number, span: Span | undefined): Attempt {
+  #message(
+    attempt: number,
+    open: readonly number[],
+    { chosen, decode }: RoutingDecision,
+    span: Span | undefined,
+  ): Attempt {
     const { request } = this;
     const generatedIds = open.map((index) => this.#generated(index));
     // Once tokens have come, all there is to say of the prompt has been said.
@@ -262,7 +271,8 @@ export class RoutedRequest {
       ...request,
       attempt,
       generatedIds,
-      cachedTokens,
+      cachedTokens: chosen.cachedTokens,
+      handOff: decode?.instance ?? null,
       seeds: open.map((index) => request.seeds[index] ?? 0n),
       sampling: isPromptTold ? { ...request.sampling, numPromptLogprobs: -1 } : request.sampling,
       deadlineMs: Math.min(MAX_UINT32, Math.ceil(Math.max(1, this.#leftMs()))),
@@ -271,13 +281,14 @@ export class RoutedRequest {
   }
 
   /** Computes at another instance what is known so far; null: its prefix cache holds that now. */
-  async #prepare({ instance, chosen }: RoutingDecision): Promise<Refusal | null> {
+  async #prepare(decision: RoutingDecision): Promise<Refusal | null> {
     const { promise: prepared, resolve } = Promise.withResolvers<Refusal | null>();
     const open = this.#open();
     const missing = new Set(open.keys());
     const plain = { ...this.request.sampling, numLogprobs: -1, numPromptLogprobs: -1 };
-    const message = { ...this.#message(++this.#numAttempts, open, chosen.cachedTokens, undefined), sampling: plain };
-    const result = await this.#host.submit(instance, message, ({ choice, tokenIds, finish, error }) => {
+    const alone = { ...decision, decode: null };
+    const message = { ...this.#message(++this.#numAttempts, open, alone, undefined), sampling: plain };
+    const result = await this.#host.submit(alone, message, ({ choice, tokenIds, finish, error }) => {
       if (tokenIds.length > 0 || finish !== null) missing.delete(choice);
       if (error) resolve(error);
       if (missing.size === 0) resolve(null);
@@ -361,6 +372,8 @@ export class RoutedRequest {
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
     this.request.span?.event('lost', { 'xllm.instance': lostOn ?? '', 'xllm.reason': why });
     this.#attempt = ++this.#numAttempts;
+    // The other instance of a pair may still have its part.
+    this.#handle?.abort();
     this.#handle = null;
     this.#instance = null;
     this.#settleClosed();

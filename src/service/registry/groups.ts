@@ -12,7 +12,7 @@ export function canServe(instances: readonly InstanceView[], model: string): boo
   );
 }
 
-/** Whether a sequence of one can go on at the other. */
+/** Pages travel only between instances of which all three are equal. */
 export function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
   return a.model === b.model && a.numericsId === b.numericsId && a.kvLayout === b.kvLayout;
 }

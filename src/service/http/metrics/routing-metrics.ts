@@ -10,6 +10,7 @@ export class RoutingMetrics {
   readonly #decisions: Counter<'engine' | 'policy'>;
   readonly #recoveries: Counter<'outcome'>;
   readonly #migrations: Counter;
+  readonly #handOff: Histogram;
   readonly #ttftError: Gauge<'engine'>;
   /** Totals last seen. */
   readonly #seen = new Map<string, number>();
@@ -43,6 +44,12 @@ export class RoutingMetrics {
     routing.onMoved((pauseMs) => {
       if (pauseMs !== null) pauses.observe(pauseMs / 1_000);
     });
+    this.#handOff = new Histogram({
+      name: 'xllm:handoff_seconds',
+      help: 'From the first token of a prefill instance to the first one of its decode instance.',
+      buckets: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5],
+      registers,
+    });
     this.#ttftError = new Gauge({
       name: 'xllm:ttft_prediction_error',
       help: 'Running mean of |predicted - measured| / measured of first tokens, from sending on.',
@@ -52,11 +59,13 @@ export class RoutingMetrics {
   }
 
   update(): void {
-    const { decisions, numRecoveries, numRecoveryFailures, numMigrations, ttftErrors } = this.#routing.figures;
+    const { decisions, takeHandOffMs, numRecoveries, numRecoveryFailures, numMigrations, ttftErrors } =
+      this.#routing.figures;
     for (const { instance, policy, count } of decisions) {
       const labels = { engine: engineLabel(instance), policy };
       this.#decisions.inc(labels, this.#increase(`${instance} ${policy}`, count));
     }
+    for (const ms of takeHandOffMs()) this.#handOff.observe(ms / 1_000);
     this.#recoveries.inc({ outcome: 'continued' }, this.#increase('continued', numRecoveries));
     this.#recoveries.inc({ outcome: 'failed' }, this.#increase('failed', numRecoveryFailures));
     this.#migrations.inc(this.#increase('migrations', numMigrations));

@@ -36,6 +36,8 @@ export interface RoutingControl {
 
 export interface RoutingFigures {
   readonly decisions: readonly { readonly instance: string; readonly policy: string; readonly count: number }[];
+  /** Hand-offs since the last call: milliseconds from the first token to the next one, of another instance. */
+  takeHandOffMs(): number[];
   readonly numRecoveries: number;
   readonly numRecoveryFailures: number;
   /** Requests that a living instance has handed on. */

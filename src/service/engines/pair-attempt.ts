@@ -1,0 +1,180 @@
+// Owns one try at a request by two instances: one computes the prompt and the first token, the other goes on. To who
+// tries it looks like one: a single stream in order, and a loss only where neither has what the client still wants.
+import type { EngineDelta, EngineHandle } from '../engine-client.ts';
+import { emptyDelta } from './delta-codec.ts';
+
+/** The instance with the prompt. */
+export interface SourceLeg extends EngineHandle {
+  /** No hand-off any more: what has not left goes on there. */
+  keep(): void;
+}
+
+/** The instance that goes on. */
+export interface TargetLeg extends EngineHandle {
+  /** It must have the request by now. */
+  arrived(): void;
+  /** It will not get the request: nothing is expected of it any more. */
+  drop(): void;
+}
+
+/** here: with the source. there: with the target. */
+type Place = 'here' | 'there' | 'ended';
+
+interface Choice {
+  place: Place;
+  /** Tokens told so far, earlier attempts' included. */
+  numTokens: number;
+  /** What the target said before the source had told all that comes before it. */
+  readonly early: EngineDelta[];
+  isSourceGone: boolean;
+}
+
+export class PairAttempt implements EngineHandle {
+  readonly #onDelta: (delta: EngineDelta) => void;
+  readonly #choices: readonly Choice[];
+  readonly #target: TargetLeg;
+  #source: SourceLeg | null = null;
+  /** Told to decode the rest itself: the target is gone. */
+  #isKept = false;
+  #isTargetGone = false;
+  #isPaused = false;
+  /** Milliseconds of `nowMs`; null: not yet, or the hand-off has been told of. */
+  #firstTokenMs: number | null = null;
+  #hasBegun = false;
+  readonly #nowMs: () => number;
+  readonly #onHandOff: (ms: number) => void;
+
+  /**
+   * `numBefore`: by choice, tokens of earlier attempts. `onHandOff`: hears once how long it took from the first token to
+   * the first one of the target.
+   */
+  constructor(
+    numBefore: readonly number[],
+    expect: (onDelta: (delta: EngineDelta) => void) => TargetLeg,
+    options: {
+      readonly onDelta: (delta: EngineDelta) => void;
+      readonly nowMs: () => number;
+      readonly onHandOff: (ms: number) => void;
+    },
+  ) {
+    this.#onDelta = options.onDelta;
+    this.#nowMs = options.nowMs;
+    this.#onHandOff = options.onHandOff;
+    this.#choices = numBefore.map((numTokens) => ({ place: 'here', numTokens, early: [], isSourceGone: false }));
+    this.#target = expect((delta) => this.#hearTarget(delta));
+  }
+
+  /** The source has taken the request. */
+  admitted(source: SourceLeg): void {
+    this.#source = source;
+    if (this.#isPaused) source.pause();
+    if (this.#isTargetGone) this.#keep();
+  }
+
+  /** The source has not taken it. */
+  notAdmitted(): void {
+    this.#target.drop();
+  }
+
+  hearSource(delta: EngineDelta): void {
+    const choice = this.#choices[delta.choice];
+    if (!choice || choice.place === 'ended') return;
+    if (isLoss(delta)) {
+      choice.isSourceGone = true;
+      // Gone with what it has passed on already, it is not missed.
+      if (choice.place === 'here' || choice.early.length > 0) this.#end(choice, delta);
+      return;
+    }
+    if (choice.place === 'there') return;
+    if (delta.finish === 'handed-off') {
+      if (this.#isTargetGone) this.#end(choice, lossOf(delta.choice));
+      else {
+        choice.place = 'there';
+        this.#target.arrived();
+        if (this.#isPaused) this.#target.pause();
+      }
+      return;
+    }
+    if (delta.tokenIds.length > 0 && !this.#hasBegun) {
+      this.#hasBegun = true;
+      this.#firstTokenMs = this.#nowMs();
+    }
+    this.#tell(choice, delta);
+    this.#tellEarly(choice);
+  }
+
+  abort(choice?: number, keepTokens?: number): void {
+    this.#source?.abort(choice, keepTokens);
+    this.#target.abort(choice, keepTokens);
+    if (choice === undefined) this.#target.drop();
+  }
+
+  pause(): void {
+    this.#isPaused = true;
+    this.#source?.pause();
+    this.#target.pause();
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    this.#source?.resume();
+    this.#target.resume();
+  }
+
+  #hearTarget(delta: EngineDelta): void {
+    const choice = this.#choices[delta.choice];
+    if (!choice || choice.place === 'ended') return;
+    if (isLoss(delta)) {
+      this.#isTargetGone = true;
+      if (choice.place === 'there' || choice.isSourceGone) this.#end(choice, delta);
+      else this.#keep();
+      return;
+    }
+    if (this.#isPaused && choice.place === 'here') this.#target.pause();
+    choice.place = 'there';
+    choice.early.push(delta);
+    if (choice.isSourceGone && delta.numBefore > choice.numTokens) this.#end(choice, lossOf(delta.choice));
+    else this.#tellEarly(choice);
+  }
+
+  #tellEarly(choice: Choice): void {
+    while (choice.early[0] && choice.early[0].numBefore <= choice.numTokens) {
+      const delta = choice.early.shift();
+      if (!delta) return;
+      if (this.#firstTokenMs !== null && delta.tokenIds.length > 0) {
+        this.#onHandOff(this.#nowMs() - this.#firstTokenMs);
+        this.#firstTokenMs = null;
+      }
+      this.#tell(choice, delta);
+    }
+  }
+
+  #tell(choice: Choice, delta: EngineDelta): void {
+    choice.numTokens += delta.tokenIds.length;
+    if (delta.finish === null) this.#onDelta(delta);
+    else this.#end(choice, delta);
+  }
+
+  #end(choice: Choice, delta: EngineDelta): void {
+    choice.place = 'ended';
+    choice.early.length = 0;
+    this.#onDelta(delta);
+    if (this.#choices.every(({ place }) => place === 'ended')) this.#target.drop();
+  }
+
+  #keep(): void {
+    if (this.#isKept) return;
+    if (!this.#source) return;
+    this.#isKept = true;
+    this.#source.keep();
+  }
+}
+
+function isLoss({ error, finish }: EngineDelta): boolean {
+  return finish === 'error' && error?.refused === 'engine_lost';
+}
+
+function lossOf(choice: number): EngineDelta {
+  const message = 'the instance that had taken it over was lost';
+  return { ...emptyDelta(choice), finish: 'error', error: { refused: 'engine_lost', message, retryAfterS: 1 } };
+}
