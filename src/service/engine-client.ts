@@ -66,6 +66,8 @@ export interface EngineDelta {
   readonly queueMs: number | null;
   readonly prefillMs: number | null;
   readonly numPreemptions: number;
+  /** It was to move to another instance and has not; never seen by who submitted the request. */
+  readonly stays?: true;
   /** With finish 'error'. */
   readonly error: Refusal | null;
 }

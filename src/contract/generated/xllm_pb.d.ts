@@ -528,6 +528,11 @@ export declare type ControlRequest = Message<"xllm.v1.ControlRequest"> & {
    * @generated from field: string incarnation = 7;
    */
   incarnation: string;
+
+  /**
+   * @generated from field: xllm.v1.HandOffTarget target = 8;
+   */
+  target?: HandOffTarget | undefined;
 };
 
 /**
@@ -566,6 +571,13 @@ export enum ControlRequest_Action {
    * @generated from enum value: KEEP = 4;
    */
   KEEP = 4,
+
+  /**
+   * What runs is to go on at `target`, with its KV; until that has taken it, it goes on here.
+   *
+   * @generated from enum value: MOVE = 5;
+   */
+  MOVE = 5,
 }
 
 /**
@@ -713,6 +725,13 @@ export declare type SequenceDelta = Message<"xllm.v1.SequenceDelta"> & {
    * @generated from field: uint32 num_before = 15;
    */
   numBefore: number;
+
+  /**
+   * It was to move and has not: it goes on here.
+   *
+   * @generated from field: bool stays = 16;
+   */
+  stays: boolean;
 };
 
 /**

@@ -43,6 +43,8 @@ const LEASE_MS = 5_000;
 const TICK_MS = 100;
 const DRAIN_MS = 30_000;
 const FAREWELL_MS = 50;
+/** How long a leaving instance waits for pages that others read. */
+const SETTLE_MS = 10_000;
 
 /** Serves until it is told to stop. Resolves with the exit code. Throws XllmError when it cannot start. */
 export async function runEngineProcess(options: EngineProcessOptions, log: Log): Promise<number> {
@@ -67,6 +69,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
     advertisedHost: options.advertise === undefined ? hostOf(options.listen) : hostOf(options.advertise),
     adopter: () => server,
     publish: (update) => server.publish(0, [update]),
+    onStay: (id) => server.stays(id),
     wake: () => loop.wake(),
     nowMs: () => clock.nowMs(),
   });
@@ -85,9 +88,13 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
       stop(1);
     },
   });
+  const leave = async () => {
+    await transfers.settle(SETTLE_MS);
+    stop(0);
+  };
   const server = hostEngine(options, engine, transfers, loop, status, clock, processMs, () => {
     log.info('drained, leaving');
-    stop(0);
+    void leave();
   });
   const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
@@ -110,10 +117,10 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   log.debug('engine serves', { address, numericsId: engine.numericsId });
   log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
 
-  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(() => stop(0)));
+  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(leave));
   // In a terminal Ctrl-C reaches the whole process group: the service decides when a supervised engine ends.
   process.on('SIGINT', () => {
-    if (!options.isSupervised) void server.drain(DRAIN_MS).then(() => stop(0));
+    if (!options.isSupervised) void server.drain(DRAIN_MS).then(leave);
   });
 
   const exitCode = await stopped;

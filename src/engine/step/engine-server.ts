@@ -16,6 +16,7 @@ import {
   type KvEventBatch,
   type StatusReply,
   type SequenceDelta,
+  SequenceDeltaSchema,
   type SourceMessage,
   type StepBatch,
   StepBatchSchema,
@@ -49,7 +50,8 @@ export interface HostedScheduler {
 
 /** Where sequences leave to, and come from. */
 export interface HostedTransfers {
-  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget): void;
+  /** `isLive`: it goes on here while its KV travels. */
+  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget, isLive: boolean): void;
   keep(id: number): void;
   ended(id: number): void;
   accept(
@@ -82,6 +84,8 @@ interface HostedRequest {
   readonly replica: string;
   readonly requestId: string;
   readonly attempt: number;
+  /** As it came: what it takes with it where it moves. */
+  readonly submitted: SubmitRequest;
   /** Sequence id by choice. */
   readonly sequences: Map<number, number>;
   /** Its choices came one by one from another instance. */
@@ -207,6 +211,15 @@ export class EngineServer implements Adopter {
     }
   }
 
+  /** A sequence that was to move goes on here. */
+  stays(id: number): void {
+    const hosted = this.#sequences.get(id);
+    if (!hosted) return;
+    const { replica, requestId, attempt } = hosted.request;
+    const delta = create(SequenceDeltaSchema, { requestId, attempt, choice: hosted.choice, stays: true });
+    this.#replicas.get(replica)?.steps.write(create(StepBatchSchema, { stepId: 0n, deltas: [delta] }));
+  }
+
   #submit(request: SubmitRequest): SubmitReply {
     const { scheduler, transfers, limits, clock, wake } = this.#options;
     const key = keyOf(request);
@@ -242,7 +255,7 @@ export class EngineServer implements Adopter {
     hosted.numOpen = sequences.length;
     for (const [choice, id] of sequences.entries()) {
       this.#enter(hosted, request, choice, id, nowMs);
-      if (request.handOff) transfers.begin(id, request, choice, request.handOff);
+      if (request.handOff) transfers.begin(id, request, choice, request.handOff, false);
     }
     wake();
     return create(SubmitReplySchema);
@@ -281,8 +294,10 @@ export class EngineServer implements Adopter {
     return id;
   }
 
-  #host({ replica, requestId, attempt }: SubmitRequest, isAdopted: boolean): HostedRequest {
-    const hosted = { replica, requestId, attempt, sequences: new Map<number, number>(), isAdopted, numOpen: 0 };
+  #host(submitted: SubmitRequest, isAdopted: boolean): HostedRequest {
+    const { replica, requestId, attempt } = submitted;
+    const sequences = new Map<number, number>();
+    const hosted = { replica, requestId, attempt, submitted, sequences, isAdopted, numOpen: 0 };
     this.#requests.set(keyOf(hosted), hosted);
     return hosted;
   }
@@ -311,6 +326,8 @@ export class EngineServer implements Adopter {
       else if (request.action === ControlRequest_Action.PAUSE) scheduler.pause(id);
       else if (request.action === ControlRequest_Action.RESUME) scheduler.resume(id);
       else if (request.action === ControlRequest_Action.KEEP) transfers.keep(id);
+      else if (request.action === ControlRequest_Action.MOVE && request.target)
+        transfers.begin(id, hosted.submitted, choice, request.target, true);
     }
     wake();
   }

@@ -18,10 +18,10 @@ import { Router, type RoutingDecision } from '../routing/router.ts';
 import { Balancer } from './balancer.ts';
 import type { Attempt, EngineConnection } from './engine-connection.ts';
 import { Moves } from './moves.ts';
-import { PairAttempt } from './pair-attempt.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
 import { routingRequestOf } from './routing-request.ts';
+import { type AttemptEvents, type AttemptHandle, RunningAttempt } from './running-attempt.ts';
 
 export interface RoutingOptions {
   readonly policy: PolicyName;
@@ -101,7 +101,14 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#host = {
       nowMs: () => clock.nowMs(),
       route: (routed, excluded, only) => this.#route(routed, excluded, only),
-      submit: (decision, attempt, onDelta) => this.#submitTo(decision, attempt, onDelta),
+      follow: (routed, source, excluded, only) => {
+        const view = pool.view();
+        const from = view.instances.find(({ name }) => name === source);
+        const request = routingRequestOf(routed, options);
+        return from ? this.#router.follow(request, view, from, { excluded, only }) : null;
+      },
+      submit: (decision, attempt, events) => this.#submitTo(decision, attempt, events),
+      handedOff: (ms) => this.#handOffMs.push(ms),
       recover: (routed) => {
         this.#waiting.set(routed, clock.nowMs());
         this.#recoverSoon();
@@ -221,25 +228,29 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   async #submitTo(
     { instance, decode }: RoutingDecision,
     attempt: Attempt,
-    onDelta: (delta: EngineDelta) => void,
-  ): Promise<EngineHandle | Refusal> {
+    { onDelta, onGoneOn }: AttemptEvents,
+  ): Promise<AttemptHandle | Refusal> {
     const connection = this.#pool.connection(instance);
     if (!connection?.model) return gone(instance);
-    if (!decode) return connection.submit(attempt, onDelta);
-    const target = this.#pool.connection(decode.instance.name);
-    if (!target?.model) return gone(decode.instance.name);
-    const pair = new PairAttempt(
-      attempt.generatedIds.map(({ length }) => length),
-      (hear) => target.expect(attempt, hear),
-      { onDelta, nowMs: () => this.#clock.nowMs(), onHandOff: (ms) => this.#handOffMs.push(ms) },
-    );
-    const source = await connection.submit(attempt, (delta) => pair.hearSource(delta));
-    if (isRefusal(source)) {
-      pair.notAdmitted();
-      return source;
+    const running = new RunningAttempt({
+      instance,
+      numBefore: attempt.generatedIds.map(({ length }) => length),
+      onDelta,
+      onGoneOn,
+      nowMs: () => this.#clock.nowMs(),
+      expectAt: (name, hear) => {
+        const target = this.#pool.connection(name);
+        return target?.model ? target.expect(attempt, hear) : null;
+      },
+    });
+    if (decode && !running.expectAt(decode.instance)) return gone(decode.instance.name);
+    const leg = await connection.submit(attempt, running.hear);
+    if (isRefusal(leg)) {
+      running.notAdmitted();
+      return leg;
     }
-    pair.admitted(source);
-    return pair;
+    running.admitted(leg);
+    return running;
   }
 
   #route(routed: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null {

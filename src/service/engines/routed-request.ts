@@ -9,26 +9,25 @@ import { endRoute, explained } from './decision-notes.ts';
 import { emptyDelta } from './delta-codec.ts';
 import type { Attempt } from './engine-connection.ts';
 import type { RequestEvent } from './request-log.ts';
-
-/** An instance that went down with the request twice is the request's fault more likely than not. */
-const maxLosses = 2;
+import { deadlineRefusal, isPassing, maxLosses, noInstance, tookTwoDown } from './routing-refusals.ts';
+import type { AttemptEvents, AttemptHandle } from './running-attempt.ts';
 
 /** What a routed request needs of its surroundings. */
 export interface RoutingHost {
   nowMs(): number;
   /** null: no instance could take it now. `only`: nobody else is wanted. */
   route(request: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null;
-  submit(
-    decision: RoutingDecision,
-    attempt: Attempt,
-    onDelta: (delta: EngineDelta) => void,
-  ): Promise<EngineHandle | Refusal>;
+  /** Who could go on with what `source` has, by its KV; null: nobody now. */
+  follow(request: RoutedRequest, source: string, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null;
+  submit(decision: RoutingDecision, attempt: Attempt, events: AttemptEvents): Promise<AttemptHandle | Refusal>;
   /** Brings `redispatch` about, in the order of urgency. */
   recover(request: RoutedRequest): void;
   note(request: RoutedRequest, event: Omit<RequestEvent, 'atMs'>): void;
   /** A first token came `ttftMs` after it was sent to where `decision` said. */
   measured(decision: RoutingDecision, ttftMs: number): void;
-  /** It goes on elsewhere, `pauseMs` after its last token; null: it had none. */
+  /** A decode instance has gone on after the prefill instance's last token. */
+  handedOff(pauseMs: number): void;
+  /** It has moved and goes on, `pauseMs` after its last token; null: it had none. */
   moved(request: RoutedRequest, pauseMs: number | null): void;
   ended(request: RoutedRequest): void;
 }
@@ -46,8 +45,10 @@ export class RoutedRequest {
   #attempt = 0;
   /** Given out. */
   #numAttempts = 0;
+  /** Instances that the present attempt has been sent to: what left one of them cannot come back. */
+  #visited = new Set<string>();
   #numLosses = 0;
-  #handle: EngineHandle | null = null;
+  #handle: AttemptHandle | null = null;
   #instance: string | null = null;
   /** Choices that the present attempt goes on with: its choice i is the request's choice `#attemptChoices[i]`. */
   #attemptChoices: readonly number[] = [];
@@ -55,8 +56,8 @@ export class RoutedRequest {
   #isMoving = false;
   /** Ends the wait for an instance that prepares to take over; null: none does. */
   #cancelMove: (() => void) | null = null;
-  /** A switch that no token has followed yet, and when the last one before it came. */
-  #move: { readonly from: string; readonly lastTokenMs: number } | null = null;
+  /** A move that no token has followed yet; after a switch, when the last one before it came (NaN: there was none). */
+  #move: { readonly from: string; readonly isSwitch: boolean; readonly lastTokenMs: number } | null = null;
   #lastTokenMs = Number.NaN;
   /** Since when it decodes where it is. */
   #settledMs = Number.NaN;
@@ -86,19 +87,20 @@ export class RoutedRequest {
     return this.#numericsId;
   }
 
+  /** Where it is; null: between instances. */
   get instance(): string | null {
-    return this.#instance;
+    return this.#handle?.instance ?? this.#instance;
   }
 
   /** What decoding it costs where it is; null: it does not decode, or is about to be elsewhere. */
   get placement(): RunningRequest | null {
-    if (!this.#handle || !this.#instance || this.#isMoving || this.#isPaused || Number.isNaN(this.#settledMs))
-      return null;
+    const { instance } = this;
+    if (!this.#handle || !instance || this.#isMoving || this.#isPaused || Number.isNaN(this.#settledMs)) return null;
     const { requestId: id, promptIds, maxTokens } = this.request;
     const numContextTokens = this.numContextTokens;
     return {
       id,
-      instance: this.#instance,
+      instance,
       numSeqs: this.#open().length,
       numContextTokens,
       maxTokensLeft: maxTokens - (numContextTokens - promptIds.length),
@@ -149,18 +151,36 @@ export class RoutedRequest {
   }
 
   /**
-   * Goes on at another instance: what is known so far is computed there while the present one goes on, then it
-   * switches. The refusal, where it may be tried again later; null: it has moved, or need not any more.
+   * Goes on at another instance: its KV travels there, or what is known so far is computed there, while the present one
+   * goes on; then it switches. The refusal, where it may be tried again later; null: it has moved, or need not any more.
    */
   async move(reason: string, only?: string): Promise<Refusal | null> {
-    const source = this.#instance;
+    const source = this.instance;
     if (!this.#handle || source === null || this.#isMoving) return null;
     this.#isMoving = true;
     try {
+      if (await this.#moveWithKv(source, reason, only)) return null;
       return await this.#moveFrom(source, reason, only);
     } finally {
       this.#isMoving = false;
     }
+  }
+
+  /** false: it has to be moved without. */
+  async #moveWithKv(source: string, reason: string, only: string | undefined): Promise<boolean> {
+    const attempt = this.#attempt;
+    const hasBegun = this.#open().every((index) => (this.#choices[index]?.numTokens ?? 0) > 0);
+    const decision = hasBegun ? this.#host.follow(this, source, this.#visited, only) : null;
+    if (!decision || !this.#handle) return false;
+    this.#note('moving', { why: reason, to: decision.instance, withKv: true, ...explained(decision) });
+    this.#visited.add(decision.instance);
+    this.#move = { from: source, isSwitch: false, lastTokenMs: Number.NaN };
+    const isGone = await this.#handle.moveTo(decision.chosen.instance);
+    // Lost or ended meanwhile: others see to it.
+    if (this.#attempt !== attempt || this.#isEnded || isGone) return true;
+    this.#note('refused', { code: 'stays', message: `${decision.instance} has not taken all of it` });
+    this.#move = null;
+    return false;
   }
 
   async #moveFrom(source: string, reason: string, only: string | undefined): Promise<Refusal | null> {
@@ -226,6 +246,7 @@ export class RoutedRequest {
     this.#attempt = attempt;
     this.#handle = null;
     this.#instance = instance;
+    this.#visited = new Set([instance, ...(decision.decode ? [decision.decode.instance.name] : [])]);
     this.#note('routed', explained(decision));
     const sentMs = this.#host.nowMs();
     const open = this.#open();
@@ -233,7 +254,10 @@ export class RoutedRequest {
     for (const choice of this.#choices) choice.numToSkip = choice.numPromptLogprobs;
     const message = this.#message(attempt, open, decision, span);
     const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-    const result = await this.#host.submit(decision, message, onDelta);
+    const onGoneOn = (pauseMs: number) => {
+      if (this.#attempt === attempt) this.#goneOn(pauseMs);
+    };
+    const result = await this.#host.submit(decision, message, { onDelta, onGoneOn });
     endRoute(span, decision, isRefusal(result) ? result : null);
     if (this.#attempt !== attempt || this.#isEnded) {
       // It was lost, or its client went, while it was being sent.
@@ -288,11 +312,12 @@ export class RoutedRequest {
     const plain = { ...this.request.sampling, numLogprobs: -1, numPromptLogprobs: -1 };
     const alone = { ...decision, decode: null };
     const message = { ...this.#message(++this.#numAttempts, open, alone, undefined), sampling: plain };
-    const result = await this.#host.submit(alone, message, ({ choice, tokenIds, finish, error }) => {
+    const onDelta = ({ choice, tokenIds, finish, error }: EngineDelta) => {
       if (tokenIds.length > 0 || finish !== null) missing.delete(choice);
       if (error) resolve(error);
       if (missing.size === 0) resolve(null);
-    });
+    };
+    const result = await this.#host.submit(alone, message, { onDelta, onGoneOn: () => {} });
     if (isRefusal(result)) return result;
     this.#cancelMove = () => resolve(null);
     if (this.#isEnded) resolve(null);
@@ -328,7 +353,7 @@ export class RoutedRequest {
         if (this.#attempt === 1) this.#host.measured(decision, ttftMs);
       }
       choice.hasBegun = true;
-      this.#noteMove();
+      if (this.#move?.isSwitch) this.#goneOn(this.#host.nowMs() - this.#move.lastTokenMs);
       this.#lastTokenMs = this.#host.nowMs();
       if (Number.isNaN(this.#settledMs)) this.#settledMs = this.#lastTokenMs;
     }
@@ -347,7 +372,7 @@ export class RoutedRequest {
     this.#handle?.abort();
     this.#settleClosed();
     this.#settledMs = Number.NaN;
-    this.#move = { from: source, lastTokenMs: this.#lastTokenMs };
+    this.#move = { from: source, isSwitch: true, lastTokenMs: this.#lastTokenMs };
     this.request.span?.event('moved', { 'xllm.from': source, 'xllm.to': decision.instance });
     const refusal = await this.#try(decision, this.#startRoute());
     if (!refusal || this.#isEnded) return;
@@ -368,7 +393,7 @@ export class RoutedRequest {
   }
 
   #lost(why: string): void {
-    const lostOn = this.#instance;
+    const lostOn = this.instance;
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
     this.request.span?.event('lost', { 'xllm.instance': lostOn ?? '', 'xllm.reason': why });
     this.#attempt = ++this.#numAttempts;
@@ -387,13 +412,16 @@ export class RoutedRequest {
     else this.#host.recover(this);
   }
 
-  /** The first token after a switch. */
-  #noteMove(): void {
-    if (!this.#move) return;
-    const { from, lastTokenMs } = this.#move;
+  /** The first token of another instance, so long after the last one before it; NaN: there was none. */
+  #goneOn(pauseMs: number): void {
+    const move = this.#move;
     this.#move = null;
-    const pauseMs = this.#host.nowMs() - lastTokenMs;
-    this.#note('moved', { from, pauseMs: Number.isNaN(pauseMs) ? null : pauseMs });
+    this.#settledMs = this.#host.nowMs();
+    if (!move) {
+      this.#host.handedOff(pauseMs);
+      return;
+    }
+    this.#note('moved', { from: move.from, pauseMs: Number.isNaN(pauseMs) ? null : pauseMs });
     this.#host.moved(this, Number.isNaN(pauseMs) ? null : pauseMs);
   }
 
@@ -443,7 +471,7 @@ export class RoutedRequest {
   }
 
   #note(event: RequestEvent['event'], detail: RequestEvent['detail']): void {
-    this.#host.note(this, { event, attempt: this.#attempt, instance: this.#instance, detail });
+    this.#host.note(this, { event, attempt: this.#attempt, instance: this.instance, detail });
   }
 }
 
@@ -451,22 +479,3 @@ const DEADLINE_GRACE_MS = 5_000;
 const MAX_UINT32 = 2 ** 32 - 1;
 /** Longer timers fire at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
-
-const noInstance: Refusal = {
-  refused: 'engine_unavailable',
-  message: 'no engine can take the request: all are starting, restarting or out of reach; retry',
-  retryAfterS: 1,
-};
-const tookTwoDown: Refusal = {
-  refused: 'engine_lost',
-  message: `${maxLosses} engines stopped while the request ran; it is not tried again`,
-};
-const deadlineRefusal: Refusal = {
-  refused: 'deadline_exceeded',
-  message: 'the deadline passed; allow more time or ask for fewer tokens',
-};
-
-/** Another instance, or the same later, may take it. */
-function isPassing({ refused }: Refusal): boolean {
-  return refused === 'overloaded' || refused === 'engine_unavailable' || refused === 'engine_lost';
-}
