@@ -96,7 +96,7 @@ export class PairAttempt implements EngineHandle {
       if (choice.place === 'here' || choice.early.length > 0) this.#end(choice, delta);
       return;
     }
-    if (choice.place === 'there') return;
+    // The target may have spoken first: what the source has still to say comes before that all the same.
     if (delta.finish === 'handed-off') {
       if (this.#isTargetGone) this.#end(choice, lossOf(delta.choice));
       else {
@@ -106,6 +106,7 @@ export class PairAttempt implements EngineHandle {
       }
       return;
     }
+    if (choice.place === 'there' && delta.numBefore !== choice.numTokens) return;
     if (delta.tokenIds.length > 0) choice.lastTokenMs = this.#nowMs();
     this.#tell(choice, delta);
     this.#tellEarly(choice);
