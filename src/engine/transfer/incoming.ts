@@ -139,7 +139,7 @@ export class Incoming implements TargetPairingHost {
   }
 
   close(): void {
-    for (const pairing of [...this.#pairings]) pairing.end('the instance closes');
+    for (const pairing of this.#pairings) pairing.end('the instance closes');
     this.#options.intake.close();
   }
 
