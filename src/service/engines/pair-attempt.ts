@@ -85,7 +85,6 @@ export class PairAttempt implements EngineHandle {
       if (choice.place === 'here' || choice.early.length > 0) this.#end(choice, delta);
       return;
     }
-    if (choice.place === 'there') return;
     if (delta.finish === 'handed-off') {
       if (this.#isTargetGone) this.#end(choice, lossOf(delta.choice));
       else {
