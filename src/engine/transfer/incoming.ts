@@ -20,7 +20,7 @@ import {
   TakenSchema,
   type TargetMessage,
 } from '../../contract/generated/xllm_pb.js';
-import type { ContractSecurity, ReplyStream } from '../../contract/grpc.ts';
+import type { ReplyStream } from '../../contract/grpc.ts';
 import { PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { KvCache, KvSequence } from '../kv/kv-cache.ts';

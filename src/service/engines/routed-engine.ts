@@ -19,7 +19,7 @@ import { Router, type RoutingDecision } from '../routing/router.ts';
 import type { Attempt, EngineConnection } from './engine-connection.ts';
 import { PairAttempt } from './pair-attempt.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
-import { RoutedRequest, type RoutingHost } from './routed-request.ts';
+import { type AttemptListener, RoutedRequest, type RoutingHost } from './routed-request.ts';
 
 export interface RoutingOptions {
   readonly policy: PolicyName;
@@ -82,7 +82,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#host = {
       nowMs: () => clock.nowMs(),
       route: (routed, excluded) => this.#route(routed, excluded),
-      submit: (decision, attempt, onDelta) => this.#submitTo(decision, attempt, onDelta),
+      submit: (decision, attempt, listener) => this.#submitTo(decision, attempt, listener),
       recover: (routed) => {
         this.#waiting.set(routed, clock.nowMs());
         this.#recoverSoon();
@@ -168,7 +168,7 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   async #submitTo(
     { instance, decode }: RoutingDecision,
     attempt: Attempt,
-    onDelta: (delta: EngineDelta) => void,
+    { onDelta, onHandOff }: AttemptListener,
   ): Promise<EngineHandle | Refusal> {
     const connection = this.#pool.connection(instance);
     if (!connection?.model) return gone(instance);
@@ -178,7 +178,14 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const pair = new PairAttempt(
       attempt.generatedIds.map(({ length }) => length),
       (hear) => target.expect(attempt, hear),
-      { onDelta, nowMs: () => this.#clock.nowMs(), onHandOff: (ms) => this.#handOffMs.push(ms) },
+      {
+        onDelta,
+        nowMs: () => this.#clock.nowMs(),
+        onHandOff: (ms) => {
+          this.#handOffMs.push(ms);
+          onHandOff(ms);
+        },
+      },
     );
     const source = await connection.submit(attempt, (delta) => pair.hearSource(delta));
     if (isRefusal(source)) {

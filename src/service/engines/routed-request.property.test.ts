@@ -10,7 +10,7 @@ import { candidatesOf } from '../routing/predict.ts';
 import { clusterOf, instanceView, routingRequest } from '../routing/testing/clusters.ts';
 import { emptyDelta } from './delta-codec.ts';
 import type { Attempt } from './engine-connection.ts';
-import { RoutedRequest, type RoutingHost } from './routed-request.ts';
+import { type AttemptListener, RoutedRequest, type RoutingHost } from './routed-request.ts';
 
 const promptLength = 9;
 const names = ['a', 'b', 'c', 'd'];
@@ -64,7 +64,7 @@ class Cluster implements RoutingHost {
       : null;
   }
 
-  async submit({ instance }: RoutingDecision, attempt: Attempt, onDelta: (delta: EngineDelta) => void) {
+  async submit({ instance }: RoutingDecision, attempt: Attempt, { onDelta }: AttemptListener) {
     await Promise.resolve();
     if (this.refusing.has(instance)) return { refused: 'overloaded', message: 'full', retryAfterS: 2 } as const;
     const running: Running = {

@@ -9,16 +9,19 @@ import type { RequestEvent } from './request-log.ts';
 /** An instance that went down with the request twice is the request's fault more likely than not. */
 const maxLosses = 2;
 
+/** What becomes of an attempt. */
+export interface AttemptListener {
+  readonly onDelta: (delta: EngineDelta) => void;
+  /** The decode instance has said its first token, so long after the prefill instance said its own. */
+  readonly onHandOff: (ms: number) => void;
+}
+
 /** What a routed request needs of its surroundings. */
 export interface RoutingHost {
   nowMs(): number;
   /** null: no instance could take it now. */
   route(request: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null;
-  submit(
-    decision: RoutingDecision,
-    attempt: Attempt,
-    onDelta: (delta: EngineDelta) => void,
-  ): Promise<EngineHandle | Refusal>;
+  submit(decision: RoutingDecision, attempt: Attempt, listener: AttemptListener): Promise<EngineHandle | Refusal>;
   /** Brings `redispatch` about, in the order of urgency. */
   recover(request: RoutedRequest): void;
   note(request: RoutedRequest, event: Omit<RequestEvent, 'atMs'>): void;
@@ -165,8 +168,14 @@ export class RoutedRequest {
       this.#note('routed', explained(decision));
       const sentMs = this.#host.nowMs();
       const message = this.#begin(attempt, leftMs, decision);
-      const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-      const result = await this.#host.submit(decision, message, onDelta);
+      const result = await this.#host.submit(decision, message, {
+        onDelta: (delta) => this.#receive(attempt, delta, decision, sentMs),
+        onHandOff: (handOffMs) => {
+          if (this.#attempt !== attempt || this.#isEnded) return;
+          this.#instance = decision.decode?.instance.name ?? instance;
+          this.#note('handed_off', { handOffMs });
+        },
+      });
       if (this.#attempt !== attempt || this.#isEnded) {
         // It was lost, or its client went, while it was being sent.
         if (!isRefusal(result)) result.abort();
