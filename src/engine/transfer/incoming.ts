@@ -20,7 +20,7 @@ import {
   TakenSchema,
   type TargetMessage,
 } from '../../contract/generated/xllm_pb.js';
-import type { ContractSecurity, ReplyStream } from '../../contract/grpc.ts';
+import type { ReplyStream } from '../../contract/grpc.ts';
 import { PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { KvCache, KvSequence } from '../kv/kv-cache.ts';
@@ -139,7 +139,7 @@ export class Incoming implements TargetPairingHost {
   }
 
   close(): void {
-    for (const pairing of [...this.#pairings]) pairing.end('the instance closes');
+    for (const pairing of this.#pairings) pairing.end('the instance closes');
     this.#options.intake.close();
   }
 

@@ -160,7 +160,7 @@ export class Outgoing {
 
   close(): void {
     clearInterval(this.#timer);
-    for (const pairing of [...this.#pairings.values()]) pairing.end('the instance closes');
+    for (const pairing of this.#pairings.values()) pairing.end('the instance closes');
   }
 
   #pairingWith(target: Target): SourcePairing {

@@ -12,6 +12,7 @@ export interface RequestEvent {
     | 'admitted'
     | 'refused'
     | 'first_token'
+    | 'handed_off'
     | 'lost'
     | 'moving'
     | 'moved'

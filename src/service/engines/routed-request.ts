@@ -12,6 +12,13 @@ import type { RequestEvent } from './request-log.ts';
 import { deadlineRefusal, isPassing, maxLosses, noInstance, tookTwoDown } from './routing-refusals.ts';
 import type { AttemptEvents, AttemptHandle } from './running-attempt.ts';
 
+/** What becomes of an attempt. */
+export interface AttemptListener {
+  readonly onDelta: (delta: EngineDelta) => void;
+  /** The decode instance has said its first token, so long after the prefill instance said its own. */
+  readonly onHandOff: (ms: number) => void;
+}
+
 /** What a routed request needs of its surroundings. */
 export interface RoutingHost {
   nowMs(): number;
@@ -61,6 +68,8 @@ export class RoutedRequest {
   #lastTokenMs = Number.NaN;
   /** Since when it decodes where it is. */
   #settledMs = Number.NaN;
+  /** The present attempt has gone from a prefill to a decode instance. */
+  #isHandedOff = false;
   #isPaused = false;
   #isEnded = false;
   readonly #timer: NodeJS.Timeout;
@@ -246,6 +255,7 @@ export class RoutedRequest {
     this.#attempt = attempt;
     this.#handle = null;
     this.#instance = instance;
+    this.#isHandedOff = false;
     this.#visited = new Set([instance, ...(decision.decode ? [decision.decode.instance.name] : [])]);
     this.#note('routed', explained(decision));
     const sentMs = this.#host.nowMs();
@@ -418,6 +428,9 @@ export class RoutedRequest {
     this.#move = null;
     this.#settledMs = this.#host.nowMs();
     if (!move) {
+      // Once: choices go one by one.
+      if (!this.#isHandedOff) this.#note('handed_off', { handOffMs: pauseMs });
+      this.#isHandedOff = true;
       this.#host.handedOff(pauseMs);
       return;
     }

@@ -146,7 +146,7 @@ test('moves, refusals and late news: every choice is told whole, in order, with 
           if (visited.has(event.instance)) continue;
           visited.add(event.instance);
           moves.push({ to: event.instance, isGone: attempt.moveTo(addressOf(event.instance)) });
-        } else if ("choice" in event && event.choice < numChoices) world[event.kind](event.choice);
+        } else if ('choice' in event && event.choice < numChoices) world[event.kind](event.choice);
       }
       // Moves end one way or another, and so does the request.
       for (const index of world.choices.keys()) world.stay(index);

@@ -32,6 +32,7 @@ export interface RunningAttemptOptions extends AttemptEvents {
 
 /** The way to another instance. */
 interface Move {
+  readonly source: string;
   readonly target: HandOffAddress;
   readonly leg: TargetLeg;
   readonly pair: PairAttempt;
@@ -136,10 +137,17 @@ export class RunningAttempt implements AttemptHandle {
         inlet.hear = hear;
         return leg;
       },
-      { onDelta: (delta) => out.hear(delta), nowMs, onGoneOn },
+      {
+        onDelta: (delta) => out.hear(delta),
+        nowMs,
+        onGoneOn: (pauseMs) => {
+          this.#instance = target.name;
+          onGoneOn(pauseMs);
+        },
+      },
     );
     const left = new Set([...this.#numTokens.keys()].filter((choice) => this.#numTokens[choice] !== null));
-    const move: Move = { target, leg, pair, left, hasStayed: false, hasGone: false, end };
+    const move: Move = { source: this.#instance, target, leg, pair, left, hasStayed: false, hasGone: false, end };
     this.#last.hear = (delta) => {
       pair.hearSource(delta);
       this.#follow(move, delta);
@@ -163,6 +171,7 @@ export class RunningAttempt implements AttemptHandle {
         move.leg.drop();
         this.#move = null;
       }
+      this.#instance = move.source;
       move.end(false);
       return;
     }

@@ -36,6 +36,6 @@ export class ForeignPools {
   }
 
   close(): void {
-    for (const pool of [...this.#pools.keys()]) this.detach(pool);
+    for (const pool of this.#pools.keys()) this.detach(pool);
   }
 }

@@ -59,13 +59,13 @@ export class RoutingMetrics {
   }
 
   update(): void {
-    const { decisions, takeHandOffMs, numRecoveries, numRecoveryFailures, numMigrations, ttftErrors } =
-      this.#routing.figures;
+    const { figures } = this.#routing;
+    const { decisions, numRecoveries, numRecoveryFailures, numMigrations, ttftErrors } = figures;
     for (const { instance, policy, count } of decisions) {
       const labels = { engine: engineLabel(instance), policy };
       this.#decisions.inc(labels, this.#increase(`${instance} ${policy}`, count));
     }
-    for (const ms of takeHandOffMs()) this.#handOff.observe(ms / 1_000);
+    for (const ms of figures.takeHandOffMs()) this.#handOff.observe(ms / 1_000);
     this.#recoveries.inc({ outcome: 'continued' }, this.#increase('continued', numRecoveries));
     this.#recoveries.inc({ outcome: 'failed' }, this.#increase('failed', numRecoveryFailures));
     this.#migrations.inc(this.#increase('migrations', numMigrations));
