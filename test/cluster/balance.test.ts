@@ -31,14 +31,15 @@ test('what a session has crowded onto one instance is spread, one after the othe
   answers.forEach((answer, i) => expect(contentOf(answer), `crowd-${i}`).toEqual(contentOf(expected[i]!)));
   const lives = await Promise.all(bodies.map((_, i) => lifeOf(cluster.url, `crowd-${i}`)));
   const events = lives.flatMap((life) => life?.prompts[0]?.events ?? []);
-  const instances = new Set(events.filter(({ event }) => event === 'admitted').map(({ instance }) => instance));
+  const instances = new Set(
+    events.filter(({ event }) => event === 'admitted' || event === 'moved').map(({ instance }) => instance),
+  );
   expect(instances.size).toBe(2);
   const moving = events.filter(({ event }) => event === 'moving');
   expect(moving[0]?.detail['why']).toMatch(/^balance: a decode step takes [\d.]+ ms at engine-\d and [\d.]+ ms at/);
   const moved = events.filter(({ event }) => event === 'moved');
-  // Three on each side is even; each went at most once.
+  // Each went at most once.
   expect(moved.length).toBeGreaterThan(0);
-  expect(moved.length).toBeLessThanOrEqual(3);
   expect(
     lives.every((life) => (life?.prompts[0]?.events ?? []).filter(({ event }) => event === 'moved').length <= 1),
   ).toBe(true);

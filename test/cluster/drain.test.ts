@@ -75,7 +75,10 @@ const quantile = (values: readonly number[], share: number) =>
 /** Moves of a request, none of which may have been a loss. */
 async function movesOf(url: string, request: Watched, sinceMs: number) {
   const events = (await lifeOf(url, request.id))?.prompts[0]?.events ?? [];
-  expect(events.filter(({ event }) => event === 'lost' || event === 'failed')).toEqual([]);
+  expect(
+    events.filter(({ event }) => event === 'lost' || event === 'failed'),
+    JSON.stringify(events),
+  ).toEqual([]);
   const hadKv = events.findLast(({ event }) => event === 'moving')?.detail['withKv'] === true;
   return events
     .filter(({ event }) => event === 'moved')
@@ -212,7 +215,8 @@ test('an engine that gets SIGTERM hands its requests on as well', async () => {
 test('prefill and decode instances are drained like others; what decodes moves on to the next decode instance', async () => {
   const alone = await startAlone();
   const service = await halves.service('--routing-policy', 'least-load');
-  const start = (name: string, role: string) => halves.engine(name, service.registersAt, '--role', role);
+  const start = (name: string, role: string) =>
+    halves.engine(name, service.registersAt, '--time-scale', '0.5', '--role', role);
   const engines = {
     p0: start('p0', 'prefill'),
     p1: start('p1', 'prefill'),

@@ -23,8 +23,8 @@ const RETRY_MS = 250;
 export class Moves<R extends Movable> {
   readonly #host: MovesHost<R>;
   readonly #moving = new Set<R>();
-  /** Refused in this round. */
-  readonly #refused = new Set<R>();
+  /** Looked at in this round: refused, moved, or just being sent. */
+  readonly #tried = new Set<R>();
   #timer: NodeJS.Timeout | null = null;
   #isClosed = false;
 
@@ -51,7 +51,7 @@ export class Moves<R extends Movable> {
       if (request.instance !== null && !draining.has(request.instance)) continue;
       isAnyLeft = true;
       if (this.#moving.size >= MAX_MOVES) break;
-      if (!this.#moving.has(request) && !this.#refused.has(request)) void this.#move(request);
+      if (!this.#moving.has(request) && !this.#tried.has(request)) void this.#move(request);
     }
     if (!isAnyLeft) return;
     this.#pumpIn(RETRY_MS);
@@ -60,16 +60,16 @@ export class Moves<R extends Movable> {
   #pumpIn(ms: number): void {
     this.#timer ??= setTimeout(() => {
       this.#timer = null;
-      this.#refused.clear();
+      this.#tried.clear();
       this.#pump();
     }, ms);
   }
 
   async #move(request: R): Promise<void> {
     this.#moving.add(request);
-    const refusal = await request.move('its instance drains');
+    await request.move('its instance drains');
     this.#moving.delete(request);
-    if (refusal) this.#refused.add(request);
+    this.#tried.add(request);
     this.#pump();
   }
 }
