@@ -13,6 +13,7 @@ import { buildProgram, type StepProgram } from './program-builder.ts';
 import { RopeTables } from './rope-tables.ts';
 import { SampleSteps } from './sample-steps.ts';
 import { StepInputs } from './step-inputs.ts';
+import { orderStep, type StepOrder, samplerInput } from './step-order.ts';
 import { type TeamOptions, ThreadTeam } from './thread-team.ts';
 
 export interface ModelProgramOptions {
@@ -64,12 +65,14 @@ export class ModelProgram {
     this.program = buildProgram(lowerModel(config, weights, emitters, this.buffers));
   }
 
-  /** Makes the plan the next step's; the running one does not notice. Its pages must have memory. */
-  stage(plan: StepPlan): void {
-    this.#inputs.stage(plan);
-    this.#kv.stage(plan);
-    this.#samples.stage(plan);
+  /** Makes the plan the next step's; the running one does not notice. Its pages must have memory. Results stand in slots. */
+  stage(plan: StepPlan): StepOrder {
+    const order = orderStep(plan);
+    this.#inputs.stage(plan, order);
+    this.#kv.stage(plan, order);
+    this.#samples.stage(samplerInput(plan, order));
     this.#ropes.ensure(plan);
+    return order;
   }
 
   /** Runs what was staged. No step may be running. */

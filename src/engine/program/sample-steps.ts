@@ -3,7 +3,7 @@ import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { scratchBytes } from '../jit/kernels/sampler-abi.ts';
 import { sampleBlockBytes, writeSampleBlock } from '../sampler/sample-block.ts';
-import type { StepPlan } from '../scheduler/plan.ts';
+import type { SamplerInput } from '../sampler/sampler-task.ts';
 import { SwitchedBlock } from './switched-block.ts';
 
 export class SampleSteps {
@@ -27,8 +27,8 @@ export class SampleSteps {
     return this.#cell.address;
   }
 
-  stage(plan: StepPlan): void {
-    writeSampleBlock(this.#block.writable(sampleBlockBytes(plan)), 0, plan, {
+  stage(input: SamplerInput): void {
+    writeSampleBlock(this.#block.writable(sampleBlockBytes(input)), 0, input, {
       numIds: this.#numIds,
       scratch: this.#scratch.address,
       scratchBytes: this.#scratchBytes,

@@ -4,6 +4,7 @@ import { invariant } from '../../common/errors.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
+import type { StepOrder } from './step-order.ts';
 
 interface Content {
   readonly tokenIds: Int32Array;
@@ -11,7 +12,18 @@ interface Content {
   readonly outputTokens: Int32Array;
 }
 
+/** Which rows of a step an op works on. */
+export type RowSet = 'tokens' | 'outputs';
+/** All of them, or those of one precision (`step-order.ts`). */
+export type Precision = 'any' | 'precise' | 'plain';
+
 const LINE_BYTES = 64;
+/** Of two i64 in turn, number of rows and first one: where each set stands. */
+const countsAt: Readonly<Record<RowSet, Readonly<Record<Precision, number>>>> = {
+  tokens: { any: 0, precise: 2, plain: 4 },
+  outputs: { any: 6, precise: 8, plain: 10 },
+};
+const COUNTS_BYTES = 2 * LINE_BYTES;
 
 export class StepInputs {
   readonly maxTokens: number;
@@ -25,18 +37,18 @@ export class StepInputs {
   /** The next step's, written while the one before still reads its own. */
   readonly #staged: Content;
   #numTokens = 0;
-  #numOutputs = 0;
+  #order: StepOrder | null = null;
 
   constructor(maxTokens: number, maxOutputs: number) {
     this.maxTokens = maxTokens;
     this.maxOutputs = maxOutputs;
     const lines = (elements: number) => Math.ceil((elements * 4) / LINE_BYTES) * LINE_BYTES;
-    this.#tokensAt = LINE_BYTES;
+    this.#tokensAt = COUNTS_BYTES;
     this.#positionsAt = this.#tokensAt + lines(maxTokens);
     this.#outputsAt = this.#positionsAt + lines(maxTokens);
     this.#memory = allocateNative(this.#outputsAt + lines(maxOutputs));
     const { buffer } = this.#memory;
-    this.#counts = new BigInt64Array(buffer, 0, 2);
+    this.#counts = new BigInt64Array(buffer, 0, COUNTS_BYTES / 8);
     this.#native = {
       tokenIds: new Int32Array(buffer, this.#tokensAt, maxTokens),
       positions: new Int32Array(buffer, this.#positionsAt, maxTokens),
@@ -49,17 +61,12 @@ export class StepInputs {
     };
   }
 
-  /** i64: T. */
-  get numTokens(): Address {
-    return this.#memory.address;
+  /** Two i64, as `opField.rows` wants them. */
+  rows(set: RowSet, precision: Precision = 'any'): Address {
+    return this.#memory.address + 8 * countsAt[set][precision];
   }
 
-  /** i64: O. */
-  get numOutputs(): Address {
-    return this.#memory.address + 8;
-  }
-
-  /** I32 [T]; an id below 0 names a result of the step before: -1 - its output. */
+  /** I32 [T] in the step's order; an id below 0 names a result of the step before: -1 - its slot. */
   get tokenIds(): Address {
     return this.#memory.address + this.#tokensAt;
   }
@@ -69,39 +76,58 @@ export class StepInputs {
     return this.#memory.address + this.#positionsAt;
   }
 
-  /** I32 [O]: the tokens that have outputs. */
+  /** I32 [O]: slots of the tokens that have outputs. */
   get outputTokens(): Address {
     return this.#memory.address + this.#outputsAt;
   }
 
   /** For the step after the running one. Throws when the plan is larger than the program's memory. */
-  stage(plan: StepPlan): void {
+  stage(plan: StepPlan, order: StepOrder): void {
     const { numTokens, outputToken, previousOutput, rowStart } = plan;
     invariant(numTokens <= this.maxTokens, `a step of ${numTokens} tokens, ${this.maxTokens} fit`);
     invariant(outputToken.length <= this.maxOutputs, `${outputToken.length} outputs, ${this.maxOutputs} fit`);
     const staged = this.#staged;
-    this.#numTokens = numTokens;
-    this.#numOutputs = outputToken.length;
-    staged.tokenIds.set(plan.tokenIds);
-    staged.positions.set(plan.positions);
-    staged.outputTokens.set(outputToken);
+    const { tokenSlots, outputSlots } = order;
+    const previousSlots = this.#order?.outputSlots;
+    for (let token = 0; token < numTokens; token++) {
+      staged.tokenIds[tokenSlots[token]!] = plan.tokenIds[token]!;
+      staged.positions[tokenSlots[token]!] = plan.positions[token]!;
+    }
+    for (let i = 0; i < outputToken.length; i++) {
+      staged.outputTokens[outputSlots[i]!] = tokenSlots[outputToken[i]!]!;
+    }
     for (let row = 0; row < plan.numRows; row++) {
       const output = previousOutput[row]!;
-      if (output >= 0) staged.tokenIds[rowStart[row]!] = -1 - output;
+      if (output < 0) continue;
+      const slot = previousSlots?.[output];
+      invariant(slot !== undefined, `the step before had no output ${output}`);
+      staged.tokenIds[tokenSlots[rowStart[row]!]!] = -1 - slot;
     }
+    this.#numTokens = numTokens;
+    this.#order = order;
   }
 
   /** What was staged is what the next step reads. No step may be running. */
   publish(): void {
     const staged = this.#staged;
     const { tokenIds, positions, outputTokens } = this.#native;
-    this.#counts[0] = BigInt(this.#numTokens);
-    this.#counts[1] = BigInt(this.#numOutputs);
+    invariant(this.#order, 'no step was staged');
+    const { numPreciseTokens, numPreciseOutputs, outputSlots } = this.#order;
+    this.#setCounts('tokens', this.#numTokens, numPreciseTokens);
+    this.#setCounts('outputs', outputSlots.length, numPreciseOutputs);
     for (let i = 0; i < this.#numTokens; i++) {
       tokenIds[i] = staged.tokenIds[i]!;
       positions[i] = staged.positions[i]!;
     }
-    for (let i = 0; i < this.#numOutputs; i++) outputTokens[i] = staged.outputTokens[i]!;
+    for (let i = 0; i < outputSlots.length; i++) outputTokens[i] = staged.outputTokens[i]!;
+  }
+
+  #setCounts(set: RowSet, numRows: number, numPrecise: number): void {
+    const at = countsAt[set];
+    this.#counts[at.any] = BigInt(numRows);
+    this.#counts[at.precise] = BigInt(numPrecise);
+    this.#counts[at.plain] = BigInt(numRows - numPrecise);
+    this.#counts[at.plain + 1] = BigInt(numPrecise);
   }
 
   free(): void {

@@ -136,7 +136,7 @@ export class GgmlExecutor implements Executor {
       tokenIds,
       logprobs,
       topLogprobs,
-      ...hiddenOf(plan, hidden, hiddenSize),
+      ...hiddenOf(plan, hidden, hiddenSize, (output) => output),
       graphMode: cached ? 'partial' : 'eager',
       computeMs: performance.now() - startMs,
     };

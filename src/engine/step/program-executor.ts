@@ -4,6 +4,7 @@ import { viewMemory } from '../ffi/koffi.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
 import type { ModelProgram } from '../program/model-program.ts';
+import { type StepOrder, samplerInput, samplerOutput } from '../program/step-order.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
 import { readSampleResults } from '../sampler/sample-results.ts';
 import type { Executor } from './executor.ts';
@@ -29,7 +30,7 @@ export class ProgramExecutor implements Executor {
   readonly #logits: Float32Array;
   readonly #hidden: Float32Array;
   readonly #results: Int32Array;
-  #preparedStep = -1;
+  #prepared: { readonly stepId: number; readonly order: StepOrder } | null = null;
 
   constructor(options: ProgramExecutorOptions) {
     const { model, space, program } = options;
@@ -53,21 +54,22 @@ export class ProgramExecutor implements Executor {
     const { model, space, program } = this.#options;
     checkPlan(plan, model.config.vocabSize, this.#blockTokens);
     await space.prepare(plan.groups);
-    program.stage(plan);
-    this.#preparedStep = plan.stepId;
+    this.#prepared = { stepId: plan.stepId, order: program.stage(plan) };
   }
 
   async run(plan: StepPlan): Promise<StepOutput> {
-    invariant(this.#preparedStep === plan.stepId, `step ${plan.stepId} was not prepared`);
+    invariant(this.#prepared?.stepId === plan.stepId, `step ${plan.stepId} was not prepared`);
+    const { order } = this.#prepared;
     const { program, model } = this.#options;
     const startMs = performance.now();
     await program.run();
     const computeMs = performance.now() - startMs;
     const { vocabSize, numIds, hiddenSize } = model.config;
-    this.#options.observe?.(plan, this.#logits.subarray(0, plan.outputToken.length * vocabSize));
+    this.#options.observe?.(plan, logitsOf(order, this.#logits, vocabSize));
     const sources = { results: this.#results, logits: this.#logits, vocabSize, numIds };
-    const { tokenIds, logprobs, topLogprobs } = readSampleResults(plan, sources);
-    const hidden = hiddenOf(plan, this.#hidden, hiddenSize);
+    const bySlot = readSampleResults(samplerInput(plan, order), sources);
+    const { tokenIds, logprobs, topLogprobs } = samplerOutput(bySlot, order);
+    const hidden = hiddenOf(plan, this.#hidden, hiddenSize, (output) => order.outputSlots[output]!);
     return { stepId: plan.stepId, tokenIds, logprobs, topLogprobs, ...hidden, graphMode: 'full', computeMs };
   }
 
@@ -77,11 +79,26 @@ export class ProgramExecutor implements Executor {
   }
 }
 
-/** Copies the states that were asked for: their memory is the next step's. */
-export function hiddenOf(plan: StepPlan, hidden: Float32Array, size: number): Pick<StepOutput, 'hidden'> {
+/** [O,V] in the plan's order: valid until the next step where that is the order in memory, else a copy. */
+function logitsOf({ outputSlots, keepsOutputs }: StepOrder, logits: Float32Array, size: number): Float32Array {
+  if (keepsOutputs) return logits.subarray(0, outputSlots.length * size);
+  const copy = new Float32Array(outputSlots.length * size);
+  for (const [output, slot] of outputSlots.entries()) {
+    copy.set(logits.subarray(slot * size, (slot + 1) * size), output * size);
+  }
+  return copy;
+}
+
+/** Copies the states that were asked for: their memory is the next step's. `slotOf`: the row of an output. */
+export function hiddenOf(
+  plan: StepPlan,
+  hidden: Float32Array,
+  size: number,
+  slotOf: (output: number) => number,
+): Pick<StepOutput, 'hidden'> {
   if (!plan.outputKinds.includes(outputKind.hidden)) return {};
-  const rows = Array.from(plan.outputKinds, (kind, i) =>
-    kind === outputKind.hidden ? hidden.slice(i * size, (i + 1) * size) : null,
-  );
+  const rows = Array.from(plan.outputKinds, (kind, i) => {
+    return kind === outputKind.hidden ? hidden.slice(slotOf(i) * size, (slotOf(i) + 1) * size) : null;
+  });
   return { hidden: rows };
 }

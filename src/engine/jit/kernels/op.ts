@@ -25,7 +25,7 @@ export const opField = {
   claimed: 0,
   /** u64 pieces done. */
   finished: 64,
-  /** u64 address of the i64 number of rows of this step that the op works on: tokens or outputs. */
+  /** u64 address of two i64: how many rows of this step the op works on, and the first of them. */
   rows: 128,
 } as const;
 /** Where a kernel's own fields start. */
@@ -40,8 +40,9 @@ export interface OpFrame {
   /** This thread's number, and how many there are. */
   readonly thread: Mem;
   readonly numThreads: Mem;
-  /** i64 rows of the op in this step. */
+  /** i64 rows of the op in this step, and the first of them in its buffers. */
   readonly numRows: Mem;
+  readonly firstRow: Mem;
 }
 
 /**
@@ -52,7 +53,7 @@ export interface OpFrame {
 export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpFrame) => void): MachineCode {
   return emitFunction(name, 3, (a, f) => {
     const [op, caller, numThreads] = f.args as [Gpr, Gpr, Gpr];
-    const o: OpFrame = { a, f, op, thread: f.local(), numThreads: f.local(), numRows: f.local() };
+    const o: OpFrame = { a, f, op, thread: f.local(), numThreads: f.local(), numRows: f.local(), firstRow: f.local() };
     f.take(rax);
     a.mov(r32(rax), r32(caller));
     a.mov(o.thread, rax);
@@ -61,10 +62,12 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     const firstClaim = f.local();
     a.sub(caller, rax);
     a.mov(firstClaim, caller);
-    f.release(caller, numThreads);
-    a.mov(rax, mem(op, opField.rows));
-    a.mov(rax, mem(rax));
+    a.mov(caller, mem(op, opField.rows));
+    a.mov(rax, mem(caller));
     a.mov(o.numRows, rax);
+    a.mov(rax, mem(caller, 8));
+    a.mov(o.firstRow, rax);
+    f.release(caller, numThreads);
     const numPieces = f.local();
     count(o);
     a.mov(numPieces, rax);
@@ -123,7 +126,7 @@ export class OpBlock {
   }
 }
 
-/** Makes the op block at `byteOffset` work on the number of rows that stands at `rows`. */
+/** Makes the op block at `byteOffset` work on the rows that `rows` tells: two i64, see `opField.rows`. */
 export function setRows(buffer: ArrayBuffer, byteOffset: number, rows: Address): void {
   new DataView(buffer, byteOffset).setBigInt64(opField.rows, BigInt(rows), true);
 }
