@@ -4,6 +4,8 @@ import { resultElements } from '../jit/kernels/sampler-abi.ts';
 import type { ModelConfig } from '../models/config.ts';
 import type { Activations, Rows } from './activations.ts';
 
+const LINE_BYTES = 64;
+
 export interface Buffers {
   /** F32 [T,D] */
   readonly residual: Rows;
@@ -34,7 +36,8 @@ export function allocateBuffers(
   maxOutputs: number,
 ): Buffers {
   const { hiddenSize: D, ffnSize: F, numHeads: H, numKvHeads: G, headDim: K, vocabSize: V } = config;
-  const tokens = (width: number) => activations.rows(maxTokens, 4 * width);
+  // An odd number of cache lines apart: the rows of a product's column share no sets of the caches.
+  const tokens = (width: number) => activations.rows(maxTokens, (Math.ceil((4 * width) / LINE_BYTES) | 1) * LINE_BYTES);
   const outputs = (width: number) => activations.rows(maxOutputs, 4 * width);
   return {
     residual: tokens(D),
