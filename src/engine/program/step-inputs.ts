@@ -3,6 +3,7 @@
 import { invariant } from '../../common/errors.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
+import { MAX_STEP_TOKENS } from '../jit/kernels/op.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import type { StepOrder } from './step-order.ts';
 
@@ -40,6 +41,7 @@ export class StepInputs {
   #order: StepOrder | null = null;
 
   constructor(maxTokens: number, maxOutputs: number) {
+    invariant(maxTokens <= MAX_STEP_TOKENS, `steps of ${maxTokens} tokens, kernels count to ${MAX_STEP_TOKENS}`);
     this.maxTokens = maxTokens;
     this.maxOutputs = maxOutputs;
     const lines = (elements: number) => Math.ceil((elements * 4) / LINE_BYTES) * LINE_BYTES;

@@ -12,7 +12,9 @@ import { type Gpr, r32, rax } from '../asm/registers.ts';
  *   i64 kernel(void *op, u64 caller, i64 numThreads)  →  number of pieces of the op
  *
  * Every thread calls every kernel. A kernel cuts its op into pieces, the same in every thread, and its threads claim
- * them until none is left; each piece done is counted. The op is done when all pieces are: a thread that lost its core
+ * them until none is left: even threads from the first piece up, odd ones from the last down. So a core finds most rows
+ * where it has left them in the op before (getting them from the other core's cache took 20 to 80 ns per line). Each
+ * piece done is counted. The op is done when all pieces are: a thread that lost its core
  * between pieces delays nobody, and comes back to find the work done, or even the next step begun. So claims name the
  * step: `caller` is generation << 32 | thread, and who comes with an old generation finds nothing to claim.
  *
@@ -21,13 +23,17 @@ import { type Gpr, r32, rax } from '../asm/registers.ts';
 
 /** Byte offsets at the start of every op block. Counters stand on cache lines of their own; kernels' fields follow. */
 export const opField = {
-  /** u32 next piece to claim, u32 generation of the step. */
+  /** u16 pieces claimed from the first on, u16 from the last on, u32 generation of the step. */
   claimed: 0,
   /** u64 pieces done. */
   finished: 64,
   /** u64 address of two i64: how many rows of this step the op works on, and the first of them. */
   rows: 128,
 } as const;
+/** Tokens of a step, at most: pieces are counted in 16 bits, and no op has more than 8 to a token. */
+export const MAX_STEP_TOKENS = 8192;
+/** Added to `claimed` by claims from the first piece on, and from the last on. */
+const CLAIM = { first: 1, last: 0x1_0000 } as const;
 /** Where a kernel's own fields start. */
 export const OP_FIELDS = 136;
 
@@ -59,9 +65,13 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.mov(o.thread, rax);
     a.mov(o.numThreads, numThreads);
     // What remains is generation << 32: claims of this step count up from it.
-    const firstClaim = f.local();
+    const [firstClaim, step] = [f.local(), f.local()];
     a.sub(caller, rax);
     a.mov(firstClaim, caller);
+    a.and(rax, 1);
+    a.imul3(rax, rax, CLAIM.last - CLAIM.first);
+    a.add(rax, CLAIM.first);
+    a.mov(step, rax);
     a.mov(caller, mem(op, opField.rows));
     a.mov(rax, mem(caller));
     a.mov(o.numRows, rax);
@@ -73,19 +83,38 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.mov(numPieces, rax);
 
     const [claim, retry, done] = [a.label('claim'), a.label('retry'), a.label('done')];
+    const [fromLast, claimed] = [a.label('from_last'), a.label('claimed')];
     const [next, after] = [f.gpr(), f.gpr()];
     a.bind(claim);
     a.mov(rax, mem(op, opField.claimed));
     a.bind(retry);
     a.mov(next, rax);
     a.sub(next, firstClaim);
-    // Unsigned: claims of a later step are far beyond.
+    // What is left of another step's.
+    a.mov(after, next);
+    a.shr(after, 32);
+    a.jne(done);
+    a.mov(after, next);
+    a.shr(after, 16);
+    a.and(next, 0xffff);
+    a.add(next, after);
     a.cmp(next, numPieces);
     a.jae(done);
-    a.lea(after, mem(rax, 1));
+    a.mov(after, rax);
+    a.add(after, step);
     a.lockCmpxchg(mem(op, opField.claimed), after);
     a.jne(retry);
-    a.mov(rax, next);
+    a.sub(rax, firstClaim);
+    a.cmp(step, CLAIM.first);
+    a.jne(fromLast);
+    a.and(rax, 0xffff);
+    a.jmp(claimed);
+    a.bind(fromLast);
+    a.shr(rax, 16);
+    a.mov(next, numPieces);
+    a.sub(next, rax);
+    a.lea(rax, mem(next, -1));
+    a.bind(claimed);
     f.release(next, after);
     piece(o);
     a.mov(rax, 1);

@@ -173,7 +173,11 @@ export function emitProgram(): MachineCode {
     a.mov(rax, caller);
     a.or(rax, 0x7fff_ffff);
     a.xchg(mem(rdi, opField.claimed), rax);
-    a.mov(r32(rax), r32(rax));
+    // Claims from both ends.
+    a.mov(r32(rcx), r32(rax));
+    a.shr(rcx, 16);
+    a.and(rax, 0xffff);
+    a.add(rax, rcx);
     a.bind(drain);
     a.cmp(mem(rdi, opField.finished), rax);
     a.jae(drained);
