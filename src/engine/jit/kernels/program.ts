@@ -8,9 +8,9 @@ import { type Gpr, r8, r10, r12, r13, r14, r15, r32, rax, rbp, rbx, rcx, rdi, rd
 import { opField } from './op.ts';
 
 /*
- * The host starts a step with `start`, on a thread of its own; workers that spin or sleep beside it notice that the
- * team's generation has changed, and join. `start` returns when the last op is done: it waits for pieces of work, never
- * for threads. A worker that comes too late finds nothing to claim and goes back to wait.
+ * The host begins a step by counting the team's generation up; workers, which spin or sleep, notice and run the program.
+ * Worker 0 waits at every op for its pieces, never for threads, and writes a byte when the last op is done. A worker that
+ * comes too late finds nothing to claim and goes back to wait.
  */
 
 /** Byte offsets in a program: the header, then one record per op. */
@@ -68,7 +68,7 @@ export const teamField = {
 export const TEAM_BYTES = 192;
 
 /** Linux x86-64. */
-const SYSCALL = { schedYield: 24, futex: 202 } as const;
+const SYSCALL = { write: 1, schedYield: 24, futex: 202 } as const;
 const FUTEX_WAIT_PRIVATE = 128;
 const FUTEX_WAKE_PRIVATE = 129;
 
@@ -191,22 +191,9 @@ export function emitProgram(): MachineCode {
   });
 }
 
-/** `void start(void *team)`: begins the next generation, runs its program as thread 0, returns when it is done. */
-export function emitStart(): MachineCode {
-  return emitFunction('start', 1, (a, f) => {
-    const [teamArg] = f.args as [Gpr];
-    const team = f.take(rbx);
-    a.mov(team, teamArg);
-    emitNextGeneration(a, team);
-    a.mov(r32(rsi), mem(team, teamField.generation));
-    a.shl(rsi, 32);
-    emitRun(a, team);
-  });
-}
-
-/** `void end(void *team)`: begins a generation without a step: workers look whether they are to stop. */
-export function emitEnd(): MachineCode {
-  return emitFunction('end', 1, (a, f) => {
+/** `void begin(void *team)`: begins the next generation: workers run its program, or look whether they are to stop. */
+export function emitBegin(): MachineCode {
+  return emitFunction('begin', 1, (a, f) => {
     const [teamArg] = f.args as [Gpr];
     const team = f.take(rbx);
     a.mov(team, teamArg);
@@ -224,14 +211,17 @@ function emitNextGeneration(a: Assembler, team: Gpr): void {
   a.bind(awake);
 }
 
-/** `void *work(void *worker)`: a thread of the team for all its life. The worker's block: u64 team, i64 thread. */
+/** Byte offsets in a worker's block: u64 team, i64 thread, i64 descriptor to write to when a step is done; -1: none. */
+export const workerField = { team: 0, thread: 8, signal: 16 } as const;
+
+/** `void *work(void *worker)`: a thread of the team for all its life. */
 export function emitWorker(): MachineCode {
   return emitFunction('worker', 1, (a, f) => {
-    const [worker] = f.args as [Gpr];
-    const [team, thread, seen, rounds] = [rbx, rbp, r12, r13];
-    for (const register of [team, thread, seen, rounds]) f.take(register);
-    a.mov(team, mem(worker));
-    a.mov(thread, mem(worker, 8));
+    const [workerArg] = f.args as [Gpr];
+    const [team, worker, seen, rounds, saved] = [rbx, rbp, r12, r13, r14];
+    for (const register of [team, worker, seen, rounds, saved]) f.take(register);
+    a.mov(worker, workerArg);
+    a.mov(team, mem(worker, workerField.team));
     a.mov(r32(seen), 0);
     const [poll, run, sleep] = [a.label('poll'), a.label('run'), a.label('sleep')];
     const idle = a.here('idle');
@@ -242,14 +232,14 @@ export function emitWorker(): MachineCode {
     a.test(rounds, rounds);
     a.je(sleep);
     for (let i = 0; i < 16; i++) a.pause();
-    emitYield(a, r14);
+    emitYield(a, saved);
     a.sub(rounds, 1);
     a.jmp(poll);
 
     a.bind(sleep);
     a.mov(rax, 1);
     a.lockXadd(mem(team, teamField.sleepers), r32(rax));
-    // Sleeps only if the generation is still the one seen; `start` counts first and looks for sleepers then.
+    // Sleeps only if the generation is still the one seen; `begin` counts first and looks for sleepers then.
     emitFutex(a, team, FUTEX_WAIT_PRIVATE, seen);
     a.mov(rax, -1);
     a.lockXadd(mem(team, teamField.sleepers), r32(rax));
@@ -261,8 +251,15 @@ export function emitWorker(): MachineCode {
     a.jne(f.exit);
     a.mov(rsi, seen);
     a.shl(rsi, 32);
-    a.or(rsi, thread);
+    a.or(rsi, mem(worker, workerField.thread));
     emitRun(a, team);
+    a.cmp(sized(mem(worker, workerField.signal), 8), 0);
+    a.jl(idle);
+    a.mov(rdi, mem(worker, workerField.signal));
+    a.mov(rsi, worker);
+    a.mov(rdx, 1);
+    a.mov(rax, SYSCALL.write);
+    a.syscall();
     a.jmp(idle);
   });
 }
