@@ -36,7 +36,11 @@ export interface EmittersOptions {
   readonly isa: Isa;
   readonly maxTokens: number;
   readonly activations: Activations;
+  /** Buffers of inputs, by kind and width; they serve layer after layer. */
+  readonly productInputs: Map<string, Rows>;
   readonly buffers: Buffers;
+  /** Results of the step before. */
+  readonly previousResults: Rows;
   readonly inputs: StepInputs;
   readonly kv: KvSteps;
   readonly samples: SampleSteps;
@@ -76,8 +80,6 @@ const precisionsOf: Readonly<Record<InputKind, readonly Omit<Input, 'rows'>[]>> 
 
 export class Emitters {
   readonly #o: EmittersOptions;
-  /** Buffers of inputs, by kind and width; they serve layer after layer. */
-  readonly #inputs = new Map<string, Rows>();
 
   constructor(options: EmittersOptions) {
     this.#o = options;
@@ -90,7 +92,7 @@ export class Emitters {
 
   /** Rows of the tokens' embeddings. */
   embed(table: ModelWeight, scale: number, out: Rows): OpSpec {
-    const { isa, inputs, buffers } = this.#o;
+    const { isa, inputs, previousResults } = this.#o;
     const layout = layoutOf(table);
     const [, D] = table.shape as [number, number];
     return rowOp(
@@ -100,8 +102,8 @@ export class Emitters {
       inputs.rows('tokens'),
       {
         tokens: inputs.tokenIds,
-        sampled: buffers.results.address,
-        sampledBytes: buffers.results.rowBytes,
+        sampled: previousResults.address,
+        sampledBytes: previousResults.rowBytes,
         table: table.address,
         out: out.address,
         outRowBytes: out.rowBytes,
@@ -360,14 +362,14 @@ export class Emitters {
 
   /** The buffers that products with this weight read. */
   #inputsOf(consumer: ModelWeight): Input[] {
-    const { activations, maxTokens } = this.#o;
+    const { activations, maxTokens, productInputs } = this.#o;
     const [, width] = consumer.shape as [number, number];
     return precisionsOf[this.inputKind(consumer)].map(({ precision, record }) => {
       const key = `${record ? precision : 'floats'} ${width}`;
-      let rows = this.#inputs.get(key);
+      let rows = productInputs.get(key);
       if (!rows) {
         rows = activations.rows(maxTokens, record ? recordRowBytes(record, width) : 4 * width);
-        this.#inputs.set(key, rows);
+        productInputs.set(key, rows);
       }
       return { precision, record, rows };
     });

@@ -11,8 +11,8 @@ import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import { forEachSegment } from '../kv/spaces/segments.ts';
 import type { ModelConfig } from '../models/config.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
+import { GrowingBlock } from './growing-block.ts';
 import type { StepOrder } from './step-order.ts';
-import { SwitchedBlock } from './switched-block.ts';
 
 /** What the kernels of each group are emitted for. */
 function kvShapes(config: ModelConfig, groups: readonly CacheGroup[], layouts: readonly PageLayout[]): KvShape[] {
@@ -38,7 +38,7 @@ export class KvSteps {
   readonly #space: KvSpace;
   readonly #cells: NativeMemory;
   readonly #scratch: NativeMemory;
-  readonly #steps: readonly SwitchedBlock[];
+  readonly #steps: readonly GrowingBlock[];
   /** For each thread. */
   readonly scratchBytes: number;
 
@@ -49,7 +49,7 @@ export class KvSteps {
     this.#cells = allocateNative(groups.length * 64);
     this.scratchBytes = Math.max(...this.#shapes.map(attentionScratchBytes));
     this.#scratch = allocateNative(this.scratchBytes * numThreads);
-    this.#steps = groups.map((_, g) => new SwitchedBlock(this.#cells.buffer, g * 64));
+    this.#steps = groups.map((_, g) => new GrowingBlock(this.#cells.buffer, g * 64));
   }
 
   get scratch(): Address {
@@ -74,7 +74,8 @@ export class KvSteps {
     };
   }
 
-  stage(plan: StepPlan, order: StepOrder): void {
+  /** For the next step; none that uses these blocks may be running. */
+  write(plan: StepPlan, order: StepOrder): void {
     for (const [g, group] of this.#groups.entries()) {
       const [shape, layout, step] = [this.#shapes[g]!, this.#space.layouts[g]!, this.#steps[g]!];
       const rows = kvRows(plan, order, this.#space, group, g);
@@ -82,10 +83,6 @@ export class KvSteps {
       const buffer = step.writable(stepBlockBytes(counts));
       writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, counts);
     }
-  }
-
-  publish(): void {
-    for (const step of this.#steps) step.publish();
   }
 
   free(): void {

@@ -23,13 +23,34 @@ export interface OpSpec {
 
 const LINE_BYTES = 64;
 
-/** Emits and lays out. Throws SystemError when the system refuses memory. */
-export function buildProgram(specs: readonly OpSpec[]): StepProgram {
-  const kernels = new Map<string, MachineCode>();
-  for (const { kernel, emit } of specs) if (!kernels.has(kernel)) kernels.set(kernel, emit());
-  const codes = [...kernels.values()];
-  const code = loadCode(codes);
-  const names = [...kernels.keys()];
+/** Programs of the same kernels. */
+export interface ProgramSet {
+  readonly programs: readonly StepProgram[];
+  /** Emitted code, for listings and profilers. */
+  readonly kernels: readonly { readonly code: MachineCode; readonly address: Address }[];
+  /** No run may follow. */
+  free(): void;
+}
+
+/** Emits each kernel once and lays out a program for each list. Throws SystemError when the system refuses memory. */
+export function buildPrograms(lists: readonly (readonly OpSpec[])[]): ProgramSet {
+  const emitted = new Map<string, MachineCode>();
+  for (const { kernel, emit } of lists.flat()) if (!emitted.has(kernel)) emitted.set(kernel, emit());
+  const code = loadCode([...emitted.values()]);
+  const kernels = [...emitted.values()].map((each, i) => ({ code: each, address: addressAt(code, i) }));
+  const addresses = new Map([...emitted.keys()].map((name, i) => [name, addressAt(code, i)]));
+  const programs = lists.map((specs) => layOut(specs, addresses));
+  return {
+    programs,
+    kernels,
+    free: () => {
+      for (const program of programs) program.free();
+      code.free();
+    },
+  };
+}
+
+function layOut(specs: readonly OpSpec[], addresses: ReadonlyMap<string, Address>): StepProgram {
   const offsets: number[] = [];
   let numBytes = 0;
   for (const { blockBytes } of specs) {
@@ -43,13 +64,14 @@ export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   }
   const table = allocateNative(programBytes(specs.length));
   const words = allocateNative(LINE_BYTES + 8 * (specs.length + 1));
-  const ops = specs.map(({ kernel }, i) => ({
-    kernel: addressAt(code, names.indexOf(kernel)),
-    block: blocks.address + offsets[i]!,
-  }));
+  const ops = specs.map(({ kernel: name }, i) => {
+    const kernel = addresses.get(name);
+    invariant(kernel, `no code was loaded for kernel ${name}`);
+    return { kernel, block: blocks.address + offsets[i]! };
+  });
   writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
   const labels = specs.map(({ label }) => label);
-  const parts = { code, codes, blocks, table, words, offsets, labels };
+  const parts = { blocks, table, words, offsets, labels };
   return new StepProgram(parts, (stamps) => writeProgram(table.buffer, ops, { abort: words.address, stamps }));
 }
 
@@ -60,8 +82,6 @@ function addressAt({ addresses }: ExecutableCode, index: number): Address {
 }
 
 interface ProgramParts {
-  readonly code: ExecutableCode;
-  readonly codes: readonly MachineCode[];
   readonly blocks: NativeMemory;
   readonly table: NativeMemory;
   /** The abort word, and from the next line on time stamps. */
@@ -95,13 +115,7 @@ export class StepProgram {
     return this.#parts.labels;
   }
 
-  /** Emitted code, for listings and profilers. */
-  get kernels(): readonly { readonly code: MachineCode; readonly address: Address }[] {
-    const { code, codes } = this.#parts;
-    return codes.map((each, i) => ({ code: each, address: addressAt(code, i) }));
-  }
-
-  /** Before each run, with the team's next generation. */
+  /** Before what a run reads is written, with the generation that it will be. */
   reset(generation: number): void {
     resetCounters(this.#words, this.#parts.offsets, generation);
     this.#abort[0] = 0;
@@ -121,8 +135,7 @@ export class StepProgram {
 
   /** No run may follow. */
   free(): void {
-    const { code, blocks, table, words } = this.#parts;
-    code.free();
+    const { blocks, table, words } = this.#parts;
     for (const memory of [blocks, table, words]) memory.free();
   }
 }

@@ -7,12 +7,6 @@ import { MAX_STEP_TOKENS } from '../jit/kernels/op.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import type { StepOrder } from './step-order.ts';
 
-interface Content {
-  readonly tokenIds: Int32Array;
-  readonly positions: Int32Array;
-  readonly outputTokens: Int32Array;
-}
-
 /** Which rows of a step an op works on. */
 export type RowSet = 'tokens' | 'outputs';
 /** All of them, or those of one precision (`step-order.ts`). */
@@ -31,15 +25,12 @@ export class StepInputs {
   readonly maxOutputs: number;
   readonly #memory: NativeMemory;
   readonly #counts: BigInt64Array;
-  readonly #native: Content;
+  readonly #tokenIds: Int32Array;
+  readonly #positions: Int32Array;
+  readonly #outputTokens: Int32Array;
   readonly #tokensAt: number;
   readonly #positionsAt: number;
   readonly #outputsAt: number;
-  /** The next step's, written while the one before still reads its own. */
-  readonly #staged: Content;
-  #numTokens = 0;
-  #order: StepOrder | null = null;
-
   constructor(maxTokens: number, maxOutputs: number) {
     invariant(maxTokens <= MAX_STEP_TOKENS, `steps of ${maxTokens} tokens, kernels count to ${MAX_STEP_TOKENS}`);
     this.maxTokens = maxTokens;
@@ -51,16 +42,9 @@ export class StepInputs {
     this.#memory = allocateNative(this.#outputsAt + lines(maxOutputs));
     const { buffer } = this.#memory;
     this.#counts = new BigInt64Array(buffer, 0, COUNTS_BYTES / 8);
-    this.#native = {
-      tokenIds: new Int32Array(buffer, this.#tokensAt, maxTokens),
-      positions: new Int32Array(buffer, this.#positionsAt, maxTokens),
-      outputTokens: new Int32Array(buffer, this.#outputsAt, maxOutputs),
-    };
-    this.#staged = {
-      tokenIds: new Int32Array(maxTokens),
-      positions: new Int32Array(maxTokens),
-      outputTokens: new Int32Array(maxOutputs),
-    };
+    this.#tokenIds = new Int32Array(buffer, this.#tokensAt, maxTokens);
+    this.#positions = new Int32Array(buffer, this.#positionsAt, maxTokens);
+    this.#outputTokens = new Int32Array(buffer, this.#outputsAt, maxOutputs);
   }
 
   /** Two i64, as `opField.rows` wants them. */
@@ -83,45 +67,31 @@ export class StepInputs {
     return this.#memory.address + this.#outputsAt;
   }
 
-  /** For the step after the running one. Throws when the plan is larger than the program's memory. */
-  stage(plan: StepPlan, order: StepOrder): void {
+  /**
+   * For the next step; none that reads these inputs may be running. `before`: the order of the step before, whose
+   * results placeholders name. Throws when the plan is larger than the program's memory.
+   */
+  write(plan: StepPlan, order: StepOrder, before: StepOrder | null): void {
     const { numTokens, outputToken, previousOutput, rowStart } = plan;
     invariant(numTokens <= this.maxTokens, `a step of ${numTokens} tokens, ${this.maxTokens} fit`);
     invariant(outputToken.length <= this.maxOutputs, `${outputToken.length} outputs, ${this.maxOutputs} fit`);
-    const staged = this.#staged;
     const { tokenSlots, outputSlots } = order;
-    const previousSlots = this.#order?.outputSlots;
     for (let token = 0; token < numTokens; token++) {
-      staged.tokenIds[tokenSlots[token]!] = plan.tokenIds[token]!;
-      staged.positions[tokenSlots[token]!] = plan.positions[token]!;
+      this.#tokenIds[tokenSlots[token]!] = plan.tokenIds[token]!;
+      this.#positions[tokenSlots[token]!] = plan.positions[token]!;
     }
     for (let i = 0; i < outputToken.length; i++) {
-      staged.outputTokens[outputSlots[i]!] = tokenSlots[outputToken[i]!]!;
+      this.#outputTokens[outputSlots[i]!] = tokenSlots[outputToken[i]!]!;
     }
     for (let row = 0; row < plan.numRows; row++) {
       const output = previousOutput[row]!;
       if (output < 0) continue;
-      const slot = previousSlots?.[output];
+      const slot = before?.outputSlots[output];
       invariant(slot !== undefined, `the step before had no output ${output}`);
-      staged.tokenIds[tokenSlots[rowStart[row]!]!] = -1 - slot;
+      this.#tokenIds[tokenSlots[rowStart[row]!]!] = -1 - slot;
     }
-    this.#numTokens = numTokens;
-    this.#order = order;
-  }
-
-  /** What was staged is what the next step reads. No step may be running. */
-  publish(): void {
-    const staged = this.#staged;
-    const { tokenIds, positions, outputTokens } = this.#native;
-    invariant(this.#order, 'no step was staged');
-    const { numPreciseTokens, numPreciseOutputs, outputSlots } = this.#order;
-    this.#setCounts('tokens', this.#numTokens, numPreciseTokens);
-    this.#setCounts('outputs', outputSlots.length, numPreciseOutputs);
-    for (let i = 0; i < this.#numTokens; i++) {
-      tokenIds[i] = staged.tokenIds[i]!;
-      positions[i] = staged.positions[i]!;
-    }
-    for (let i = 0; i < outputSlots.length; i++) outputTokens[i] = staged.outputTokens[i]!;
+    this.#setCounts('tokens', numTokens, order.numPreciseTokens);
+    this.#setCounts('outputs', outputSlots.length, order.numPreciseOutputs);
   }
 
   #setCounts(set: RowSet, numRows: number, numPrecise: number): void {

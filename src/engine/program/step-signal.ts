@@ -3,14 +3,14 @@ import { Socket } from 'node:net';
 import { invariant } from '../../common/errors.ts';
 import { closeFd, createPipe, waitReadable } from '../ffi/libc.ts';
 
-/** One byte comes through per step: the next one only after the last was taken. */
+/** A byte comes through for each step that ends. */
 export class StepSignal {
   /** Where the thread that ends a step writes one byte. */
   readonly fd: number;
   readonly #readFd: number;
   readonly #socket: Socket;
-  readonly #byte = new Uint8Array(1);
-  #resolve: (() => void) | null = null;
+  /** Oldest first. */
+  readonly #waiting: (() => void)[] = [];
 
   /** Throws SystemError when the system gives no descriptors. */
   constructor() {
@@ -19,9 +19,9 @@ export class StepSignal {
     this.#readFd = readFd;
     // Into memory of its own: a stream's chunks would be garbage of every step.
     const onread = {
-      buffer: this.#byte,
-      callback: () => {
-        this.#arrived();
+      buffer: new Uint8Array(16),
+      callback: (numBytes: number) => {
+        for (let i = 0; i < numBytes; i++) this.#arrived();
         return true;
       },
     };
@@ -30,12 +30,11 @@ export class StepSignal {
     this.#socket.read(0);
   }
 
-  /** Resolves when the byte comes. Keeps the process alive until then. */
+  /** Resolves when the next byte comes that nobody else waits for. Keeps the process alive until then. */
   wait(): Promise<void> {
-    invariant(!this.#resolve, 'two wait for one step');
     this.#socket.ref();
     return new Promise((resolve) => {
-      this.#resolve = resolve;
+      this.#waiting.push(resolve);
     });
   }
 
@@ -45,10 +44,9 @@ export class StepSignal {
   }
 
   #arrived(): void {
-    const resolve = this.#resolve;
+    const resolve = this.#waiting.shift();
     invariant(resolve, 'a step has ended that nobody waits for');
-    this.#resolve = null;
-    this.#socket.unref();
+    if (this.#waiting.length === 0) this.#socket.unref();
     resolve();
   }
 

@@ -5,7 +5,7 @@ import { allocateNative } from '../ffi/memory.ts';
 import { mem } from '../jit/asm/operands.ts';
 import { rax } from '../jit/asm/registers.ts';
 import { emitOp, OP_FIELDS, OpBlock } from '../jit/kernels/op.ts';
-import { buildProgram, type OpSpec } from './program-builder.ts';
+import { buildPrograms, type OpSpec } from './program-builder.ts';
 import { ThreadTeam } from './thread-team.ts';
 
 const ROWS = 13;
@@ -31,7 +31,7 @@ const doubleAndAdd = () =>
 /** `numOps` ops, one after the other; `results` views what each left. */
 function chain(numOps: number) {
   const values = allocateNative((numOps + 1) * ROWS * 8);
-  const rows = allocateNative(8);
+  const rows = allocateNative(16);
   new BigInt64Array(rows.buffer)[0] = BigInt(ROWS);
   const specs = Array.from(
     { length: numOps },
@@ -48,7 +48,9 @@ function chain(numOps: number) {
       },
     }),
   );
-  const program = buildProgram(specs);
+  const set = buildPrograms([specs]);
+  const [program] = set.programs;
+  if (!program) throw new Error('one list, one program');
   const results = new BigInt64Array(values.buffer, 0, (numOps + 1) * ROWS);
   return {
     program,
@@ -56,7 +58,7 @@ function chain(numOps: number) {
     results,
     last: () => [...results.subarray(numOps * ROWS)],
     free: () => {
-      program.free();
+      set.free();
       values.free();
       rows.free();
     },

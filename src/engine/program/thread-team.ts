@@ -4,7 +4,15 @@ import { type Address, koffi } from '../ffi/koffi.ts';
 import { createThread, joinThread } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
-import { emitBegin, emitProgram, emitWorker, TEAM_BYTES, teamField, workerField } from '../jit/kernels/program.ts';
+import {
+  emitBegin,
+  emitProgram,
+  emitWorker,
+  LEADER_IDLE,
+  TEAM_BYTES,
+  teamField,
+  workerField,
+} from '../jit/kernels/program.ts';
 import { StepSignal } from './step-signal.ts';
 
 export interface TeamOptions {
@@ -26,12 +34,14 @@ export class ThreadTeam {
   readonly #code: ExecutableCode;
   /** The team's block, then a line per worker. */
   readonly #memory: NativeMemory;
-  readonly #words: Int32Array;
   readonly #view: DataView;
+  readonly #queued: BigInt64Array;
   readonly #begin: TeamCall;
   readonly #signal: StepSignal;
   readonly #workers: readonly number[];
-  #isRunning = false;
+  /** Of the step that was queued last. */
+  #generation = 0;
+  #numRunning = 0;
 
   /** Throws SystemError when the system refuses memory or executing it. */
   constructor({ numThreads, polls }: TeamOptions) {
@@ -39,11 +49,12 @@ export class ThreadTeam {
     this.#code = loadCode([emitProgram(), emitBegin(), emitWorker()]);
     const [run, begin, work] = this.#code.addresses as [Address, Address, Address];
     this.#memory = allocateNative(TEAM_BYTES + numThreads * LINE_BYTES);
-    this.#words = new Int32Array(this.#memory.buffer);
     this.#view = new DataView(this.#memory.buffer);
+    this.#queued = new BigInt64Array(this.#memory.buffer, teamField.queued, 1);
     this.#set(teamField.run, run);
     this.#set(teamField.numThreads, numThreads);
     this.#set(teamField.numPolls, polls ? NUM_POLLS : 0);
+    this.#set(teamField.queued, LEADER_IDLE);
     this.#begin = koffi.decode(BigInt(begin), teamCall);
     this.#signal = new StepSignal();
     const workers: number[] = [];
@@ -63,34 +74,42 @@ export class ThreadTeam {
 
   /** Of the next step: counters of its ops must name it. */
   get nextGeneration(): number {
-    return (this.#words[teamField.generation / 4]! + 1) | 0;
+    return (this.#generation + 1) | 0;
   }
 
-  /** Runs the program that `emitProgram` takes, off the event loop. Its counters must have been reset. */
+  /**
+   * Runs the program that `emitProgram` takes, off the event loop: at once, or when the running step ends, which may be
+   * before JavaScript hears of that. One step may be queued. The program's counters must have been reset.
+   */
   async run(program: Address): Promise<void> {
-    this.#start(program);
+    this.#enqueue(program);
     await this.#signal.wait();
-    this.#isRunning = false;
+    this.#numRunning--;
   }
 
   /** The same on the calling thread: tests and benchmarks. */
   runSync(program: Address): void {
-    this.#start(program);
+    this.#enqueue(program);
     this.#signal.waitSync();
-    this.#isRunning = false;
+    this.#numRunning--;
   }
 
-  #start(program: Address): void {
-    invariant(!this.#isRunning, 'a program is already running');
-    this.#isRunning = true;
+  #enqueue(program: Address): void {
+    invariant(this.#numRunning < 2, 'a third step while one runs and one is queued');
+    this.#numRunning++;
+    this.#generation = this.nextGeneration;
+    const before = Atomics.exchange(this.#queued, 0, BigInt(program));
+    if (before !== BigInt(LEADER_IDLE)) return;
+    // The leader does nothing before the generation changes.
+    Atomics.store(this.#queued, 0, 0n);
     this.#set(teamField.program, program);
     this.#begin(this.#memory.address);
   }
 
   /** Ends the threads. Programs may be freed afterwards, and not before. */
   close(): void {
-    invariant(!this.#isRunning, 'the team is closed under a running program');
-    this.#words[teamField.stop / 4] = 1;
+    invariant(this.#numRunning === 0, 'the team is closed under a running program');
+    this.#set(teamField.stop, 1);
     this.#begin(this.#memory.address);
     for (const worker of this.#workers) joinThread(worker);
     this.#signal.close();

@@ -3,7 +3,9 @@ import { invariant } from '../../common/errors.ts';
 import { viewMemory } from '../ffi/koffi.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
-import type { ModelProgram } from '../program/model-program.ts';
+import type { ModelProgram, PreparedStep } from '../program/model-program.ts';
+import type { StepProgram } from '../program/program-builder.ts';
+import type { StepLane } from '../program/step-lane.ts';
 import { type StepOrder, samplerInput, samplerOutput } from '../program/step-order.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
 import { readSampleResults } from '../sampler/sample-results.ts';
@@ -21,16 +23,25 @@ export interface ProgramExecutorOptions {
   readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
 
+/** Views of what a lane's steps leave. */
+interface Results {
+  readonly logits: Float32Array;
+  readonly hidden: Float32Array;
+  readonly results: Int32Array;
+}
+
 export class ProgramExecutor implements Executor {
   readonly choice: KernelChoice;
   /** Executors of equal id compute the same bits from equal weights. */
   readonly numericsId: string;
   readonly #options: ProgramExecutorOptions;
   readonly #blockTokens: readonly number[];
-  readonly #logits: Float32Array;
-  readonly #hidden: Float32Array;
-  readonly #results: Int32Array;
-  #prepared: { readonly stepId: number; readonly order: StepOrder } | null = null;
+  readonly #results: ReadonlyMap<StepLane, Results>;
+  #prepared: (PreparedStep & { readonly stepId: number }) | null = null;
+  /** When the step before ended. */
+  #endMs = 0;
+  /** Of the step whose results were read last. */
+  #lastProgram: StepProgram | null = null;
 
   constructor(options: ProgramExecutorOptions) {
     const { model, space, program } = options;
@@ -38,38 +49,50 @@ export class ProgramExecutor implements Executor {
     this.choice = options.choice;
     this.numericsId = options.numericsId;
     this.#blockTokens = space.layouts.map(({ blockTokens }) => blockTokens);
-    const { maxOutputs, buffers } = program;
+    const { maxOutputs, lanes } = program;
     const { hiddenSize, vocabSize } = model.config;
-    this.#logits = new Float32Array(viewMemory(buffers.logits.address, 4 * maxOutputs * vocabSize));
-    this.#hidden = new Float32Array(viewMemory(buffers.hidden.address, 4 * maxOutputs * hiddenSize));
-    this.#results = new Int32Array(viewMemory(buffers.results.address, maxOutputs * buffers.results.rowBytes));
+    const view = ({ results: { logits, hidden, results } }: StepLane): Results => ({
+      logits: new Float32Array(viewMemory(logits.address, 4 * maxOutputs * vocabSize)),
+      hidden: new Float32Array(viewMemory(hidden.address, 4 * maxOutputs * hiddenSize)),
+      results: new Int32Array(viewMemory(results.address, maxOutputs * results.rowBytes)),
+    });
+    this.#results = new Map(lanes.map((lane) => [lane, view(lane)]));
   }
 
-  /** For profilers: time stamps and code. */
-  get program(): ModelProgram['program'] {
-    return this.#options.program.program;
+  /** For profilers: time stamps. */
+  get programs(): readonly StepProgram[] {
+    return this.#options.program.lanes.map(({ program }) => program);
+  }
+
+  get lastProgram(): StepProgram | null {
+    return this.#lastProgram;
   }
 
   async prepare(plan: StepPlan): Promise<void> {
     const { model, space, program } = this.#options;
     checkPlan(plan, model.config.vocabSize, this.#blockTokens);
     await space.prepare(plan.groups);
-    this.#prepared = { stepId: plan.stepId, order: program.stage(plan) };
+    this.#prepared = { stepId: plan.stepId, ...program.prepare(plan) };
   }
 
   async run(plan: StepPlan): Promise<StepOutput> {
     invariant(this.#prepared?.stepId === plan.stepId, `step ${plan.stepId} was not prepared`);
-    const { order } = this.#prepared;
     const { program, model } = this.#options;
-    const startMs = performance.now();
-    await program.run();
-    const computeMs = performance.now() - startMs;
+    const { lane, order } = this.#prepared;
+    const queuedMs = performance.now();
+    await program.run(this.#prepared);
+    const endMs = performance.now();
+    // A queued step begins when the one before ends.
+    const computeMs = endMs - Math.max(queuedMs, this.#endMs);
+    this.#endMs = endMs;
+    const results = this.#results.get(lane);
+    invariant(results, 'every lane has results');
     const { vocabSize, numIds, hiddenSize } = model.config;
-    this.#options.observe?.(plan, logitsOf(order, this.#logits, vocabSize));
-    const sources = { results: this.#results, logits: this.#logits, vocabSize, numIds };
-    const bySlot = readSampleResults(samplerInput(plan, order), sources);
+    this.#options.observe?.(plan, logitsOf(order, results.logits, vocabSize));
+    const bySlot = readSampleResults(samplerInput(plan, order), { ...results, vocabSize, numIds });
     const { tokenIds, logprobs, topLogprobs } = samplerOutput(bySlot, order);
-    const hidden = hiddenOf(plan, this.#hidden, hiddenSize, (output) => order.outputSlots[output]!);
+    const hidden = hiddenOf(plan, results.hidden, hiddenSize, (output) => order.outputSlots[output]!);
+    this.#lastProgram = lane.program;
     return { stepId: plan.stepId, tokenIds, logprobs, topLogprobs, ...hidden, graphMode: 'full', computeMs };
   }
 

@@ -18,7 +18,7 @@ import { type Gpr, r32, rax } from '../asm/registers.ts';
  * between pieces delays nobody, and comes back to find the work done, or even the next step begun. So claims name the
  * step: `caller` is generation << 32 | thread, and who comes with an old generation finds nothing to claim.
  *
- * The host resets the counters of all ops before a step (`resetCounters`); it writes nothing while the step runs.
+ * The host resets the counters of all ops (`resetCounters`) before it writes what a step reads, and writes nothing while it runs.
  */
 
 /** Byte offsets at the start of every op block. Counters stand on cache lines of their own; kernels' fields follow. */
@@ -129,8 +129,9 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
 export function resetCounters(words: Int32Array, blocks: Iterable<number>, generation: number): void {
   for (const block of blocks) {
     const at = block / 4;
-    words[at + opField.claimed / 4] = 0;
+    // The generation first: a thread that comes late finds nothing of its own step to claim in between.
     words[at + opField.claimed / 4 + 1] = generation;
+    words[at + opField.claimed / 4] = 0;
     words[at + opField.finished / 4] = 0;
   }
 }

@@ -8,9 +8,10 @@ import { type Gpr, r8, r10, r12, r13, r14, r15, r32, rax, rbp, rbx, rcx, rdi, rd
 import { opField } from './op.ts';
 
 /*
- * The host begins a step by counting the team's generation up; workers, which spin or sleep, notice and run the program.
- * Worker 0 waits at every op for its pieces, never for threads, and writes a byte when the last op is done. A worker that
- * comes too late finds nothing to claim and goes back to wait.
+ * A step begins when the team's generation counts up: workers, which spin or sleep, notice and run the program. Worker 0
+ * leads. It waits at every op for its pieces, never for threads; when the last op is done it begins the step that the
+ * host has queued meanwhile, if any, and writes a byte. Where none is queued it says so, and the host begins the next
+ * one. A worker that comes too late finds nothing to claim and goes back to wait.
  */
 
 /** Byte offsets in a program: the header, then one record per op. */
@@ -64,8 +65,11 @@ export const teamField = {
   stop: 152,
   /** i64 rounds of polling before a worker sleeps. */
   numPolls: 160,
+  /** u64 program of the next step, 0: none yet, or LEADER_IDLE: none, and the leader waits for a new generation. */
+  queued: 192,
 } as const;
-export const TEAM_BYTES = 192;
+export const TEAM_BYTES = 256;
+export const LEADER_IDLE = 1;
 
 /** Linux x86-64. */
 const SYSCALL = { write: 1, schedYield: 24, futex: 202 } as const;
@@ -249,19 +253,39 @@ export function emitWorker(): MachineCode {
     a.mov(r32(seen), mem(team, teamField.generation));
     a.cmp(sized(mem(team, teamField.stop), 4), 0);
     a.jne(f.exit);
+    const step = a.here('step');
     a.mov(rsi, seen);
     a.shl(rsi, 32);
     a.or(rsi, mem(worker, workerField.thread));
     emitRun(a, team);
     a.cmp(sized(mem(worker, workerField.signal), 8), 0);
     a.jl(idle);
-    a.mov(rdi, mem(worker, workerField.signal));
-    a.mov(rsi, worker);
-    a.mov(rdx, 1);
-    a.mov(rax, SYSCALL.write);
-    a.syscall();
+
+    // The leader. The queue is settled before the host hears of the step's end: it may then queue again.
+    const noneQueued = a.label('none_queued');
+    a.mov(rax, 0);
+    a.mov(rcx, LEADER_IDLE);
+    a.lockCmpxchg(mem(team, teamField.queued), rcx);
+    a.je(noneQueued);
+    a.mov(mem(team, teamField.program), rax);
+    a.mov(sized(mem(team, teamField.queued), 8), 0);
+    emitNextGeneration(a, team);
+    a.mov(r32(seen), mem(team, teamField.generation));
+    emitSignal(a, worker);
+    a.jmp(step);
+    a.bind(noneQueued);
+    emitSignal(a, worker);
     a.jmp(idle);
   });
+}
+
+/** write(signal, any byte, 1) */
+function emitSignal(a: Assembler, worker: Gpr): void {
+  a.mov(rdi, mem(worker, workerField.signal));
+  a.mov(rsi, worker);
+  a.mov(rdx, 1);
+  a.mov(rax, SYSCALL.write);
+  a.syscall();
 }
 
 /** run(program, rsi, team) */
