@@ -52,8 +52,8 @@ const engineOptions = {
     .default(false)
     .describe('Choose ggml products whose result does not depend on the batch (slower for some formats).'),
   maxModelLen: count.optional().describe('Longest sequence in tokens (default: what the model and memory allow).'),
-  maxNumSeqs: count.default(64).describe('Most sequences computed in one step.'),
-  maxNumBatchedTokens: count.default(512).describe('Token budget of one step.'),
+  maxNumSeqs: count.max(8192).default(64).describe('Most sequences computed in one step.'),
+  maxNumBatchedTokens: count.max(8192).default(512).describe('Token budget of one step; 8,192 at most.'),
   maxQueueLen: count.default(1024).describe('Most requests waiting; more are refused with 503.'),
   maxQueueWaitS: z
     .number()
