@@ -20,7 +20,7 @@ import {
   TakenSchema,
   type TargetMessage,
 } from '../../contract/generated/xllm_pb.js';
-import type { ReplyStream } from '../../contract/grpc.ts';
+import type { ContractSecurity, ReplyStream } from '../../contract/grpc.ts';
 import { PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { KvCache, KvSequence } from '../kv/kv-cache.ts';
@@ -35,7 +35,7 @@ import type { BlockAddress } from './kv-transport.ts';
 import { answerMs } from './pairing-limits.ts';
 import { faultOf, type Reservation } from './reservation.ts';
 import { TargetPairing, type TargetPairingHost } from './target-pairing.ts';
-import type { TcpIntake } from './tcp-intake.ts';
+import { TcpReader } from './tcp-reader.ts';
 
 type SpecBody = Omit<SequenceSpec, 'id' | 'group'>;
 
@@ -60,9 +60,7 @@ export interface IncomingOptions {
   readonly pages: PageStore;
   readonly usesPrefixCache: boolean;
   readonly adopter: Adopter;
-  readonly intake: TcpIntake;
-  /** Host name under which others reach the intake. */
-  readonly advertisedHost: string;
+  readonly security: ContractSecurity;
   readonly figures: TransferFigures;
   readonly publish: (update: SequenceUpdate) => void;
   readonly wake: () => void;
@@ -140,11 +138,10 @@ export class Incoming implements TargetPairingHost {
 
   close(): void {
     for (const pairing of this.#pairings) pairing.end('the instance closes');
-    this.#options.intake.close();
   }
 
   async pair(pairing: TargetPairing, pair: Pair): Promise<MessageInitShape<typeof PairedSchema>> {
-    const { identity, incarnation, intake, advertisedHost } = this.#options;
+    const { identity, incarnation, security } = this.#options;
     const refuse = (message: string) => ({ refused: 'engine_unavailable', message });
     if (pair.protocol !== PROTOCOL_VERSION)
       return refuse(`it speaks protocol ${pair.protocol}, this instance ${PROTOCOL_VERSION}`);
@@ -154,8 +151,12 @@ export class Incoming implements TargetPairingHost {
     if (!(await this.#hasLetGo(pair.incarnation))) return refuse('pages of an earlier pairing are still in use');
     if (pairing.isOver) return refuse('the pairing is over');
     if (this.#map(pairing, pair)) return { isMapped: true, pid: process.pid };
-    const { port, ticket } = await intake.expect(pairing);
-    return { isMapped: false, address: `${advertisedHost}:${port}`, ticket };
+    if (pair.ticket.length === 0) return refuse('its pages can neither be mapped nor fetched');
+    const { promise, resolve } = Promise.withResolvers<void>();
+    pairing.reader = new TcpReader({ address: pair.address, ticket: pair.ticket, security }, pairing, resolve);
+    // A connection that fails ends the pairing.
+    await promise;
+    return { isMapped: false };
   }
 
   hear(pairing: TargetPairing, message: SourceMessage['kind']): void {
@@ -202,7 +203,6 @@ export class Incoming implements TargetPairingHost {
 
   over(pairing: TargetPairing): void {
     this.#pairings.delete(pairing);
-    this.#options.intake.forget(pairing);
     for (const reservation of pairing.reservations.values()) this.#cancel(pairing, reservation);
     this.#detachUnused(pairing);
   }

@@ -26,6 +26,7 @@ import type { TransferFigures } from './figures.ts';
 import type { KvTransport, PushedBlock } from './kv-transport.ts';
 import { nextOutgoing, type OutgoingAction, type OutgoingEvent, type OutgoingState } from './outgoing-state.ts';
 import { answerMs, beatMs } from './pairing-limits.ts';
+import type { TcpListener } from './tcp-listener.ts';
 import { SourcePairing, type Target } from './source-pairing.ts';
 
 export interface OutgoingOptions {
@@ -33,6 +34,11 @@ export interface OutgoingOptions {
   readonly kv: KvCache;
   readonly pages: PageStore;
   readonly security: ContractSecurity;
+  /** Where targets on other hosts fetch blocks, and under which name they reach it. */
+  readonly listener: TcpListener;
+  readonly advertisedHost: string;
+  /** Whether instances of this host map each other's pools. */
+  readonly mapsPools: boolean;
   readonly figures: TransferFigures;
   /** What this instance says of itself to that target. */
   readonly pair: (target: Target) => Pair;
@@ -130,15 +136,19 @@ export class Outgoing {
   close(): void {
     clearInterval(this.#timer);
     for (const pairing of this.#pairings.values()) pairing.end('the instance closes');
+    this.#options.listener.close();
   }
 
   #pairingWith(target: Target): SourcePairing {
     const known = this.#pairings.get(target.incarnation);
     if (known) return known;
-    const { security, pages, pair } = this.#options;
+    const { security, pages, pair, listener, advertisedHost, mapsPools } = this.#options;
+    const isLocal = target.address.startsWith('unix:') && mapsPools && pages.files !== null;
     const pairing: SourcePairing = new SourcePairing({
       target,
       pair: pair(target),
+      listener: isLocal ? null : listener,
+      advertisedHost,
       security,
       view: (group, page) => pages.view(group, page),
       onMessage: (message) => this.#hear(pairing, message),
