@@ -13,7 +13,7 @@ import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
 import { headBytes, KV_OP_BYTES, type KvShape, writeAttentionOp } from '../../src/engine/jit/kernels/abi.ts';
 import { attentionScratchBytes, emitAttentionOp } from '../../src/engine/jit/kernels/attention/attention.ts';
 import { Lanes, NUM_LANES } from '../../src/engine/jit/kernels/lanes.ts';
-import { emitOp, OP_FIELDS, OpBlock, opField, resetCounters } from '../../src/engine/jit/kernels/op.ts';
+import { emitOp, OP_FIELDS, OpBlock, opField, ROWS_BYTES, rowsField } from '../../src/engine/jit/kernels/op.ts';
 import { programBytes, writeProgram } from '../../src/engine/jit/kernels/program.ts';
 import { countStep, pointStepCell, stepBlockBytes, writeStepBlock } from '../../src/engine/jit/kernels/step-block.ts';
 import { ThreadTeam } from '../../src/engine/program/thread-team.ts';
@@ -63,15 +63,22 @@ function measure(runs: readonly Run[]): number[] {
  * Runs the ops of one kernel by all threads, `perRun` at a time, in turn. `blocks`: op blocks, `stride` apart. Nothing is
  * ever freed: threads may look at a step after its end.
  */
-function program(kernel: MachineCode, blocks: NativeMemory, from: number, stride: number, numOps: number, perRun = 1) {
+function program(
+  kernel: MachineCode,
+  blocks: NativeMemory,
+  rows: NativeMemory,
+  from: number,
+  stride: number,
+  numOps: number,
+  perRun = 1,
+) {
   const code = loadCode([kernel]);
   const address = code.addresses[0] ?? 0;
   const table = allocateNative(programBytes(perRun));
-  const words = new Int32Array(blocks.buffer);
   let next = 0;
   const run: Run = () => {
     const starts = Array.from({ length: perRun }, () => from + stride * (next++ % numOps));
-    resetCounters(words, starts, team.nextGeneration);
+    new BigInt64Array(rows.buffer)[rowsField.generation / 8] = BigInt(team.nextGeneration);
     const ops = starts.map((at) => ({ kernel: address, block: blocks.address + at }));
     writeProgram(table.buffer, ops, { abort: zero.address, stamps: 0 });
     team.runSync(table.address);
@@ -122,14 +129,15 @@ function roofline(memory: NativeMemory): { gbPerSecond: number; gflops: number }
       f.release(count);
     },
   );
+  const rows = allocateNative(ROWS_BYTES);
+  new DataView(rows.buffer).setBigInt64(0, 1n, true);
   const blocks = allocateNative(64 + numOps * 192);
-  new DataView(blocks.buffer).setBigInt64(0, 1n, true);
   for (let i = 0; i < numOps; i++) {
     const block = new OpBlock(blocks.buffer, 64 + i * 192, 192);
-    block.set(opField.rows, blocks.address);
+    block.set(opField.rows, rows.address);
     block.set(OP_FIELDS, memory.address + i * pieces * lines * 64);
   }
-  const runs = [read, multiply].map((kernel) => program(kernel, blocks, 64, 192, numOps));
+  const runs = [read, multiply].map((kernel) => program(kernel, blocks, rows, 64, 192, numOps));
   const [readMs = 0, multiplyMs = 0] = measure(runs);
   return {
     gbPerSecond: (pieces * lines * 64) / readMs / 1e6,
@@ -214,7 +222,7 @@ function run({ heads: [numHeads, numKvHeads, headDim], context, batch, numTokens
   const flops = 4 * width * numRows * (context - (numTokens - 1) / 2);
   // Runs of some 300 us: few of them are interrupted.
   const perRun = Math.max(1, Math.min(numOps, Math.round(2e7 / flops)));
-  const ours = program(emitAttentionOp(shape, isa), control, opsAt, KV_OP_BYTES, numOps, perRun);
+  const ours = program(emitAttentionOp(shape, isa), control, control, opsAt, KV_OP_BYTES, numOps, perRun);
   const withGgml = batch === 1 && element === 'f16' && !flags['no-ggml'];
   const theirs = withGgml ? [flashAttentionRun(shape, query.address, context, numTokens, scale)] : [];
   const [ms = 0, ggmlMs] = measure([ours, ...theirs]);

@@ -10,7 +10,7 @@ import { mem } from '../../src/engine/jit/asm/operands.ts';
 import type { MachineCode } from '../../src/engine/jit/asm/program.ts';
 import { rax, ymm, zmm } from '../../src/engine/jit/asm/registers.ts';
 import { type Isa, supportedIsas } from '../../src/engine/jit/cpu-features.ts';
-import { emitOp, OP_FIELDS, OpBlock, opField, opMem, resetCounters } from '../../src/engine/jit/kernels/op.ts';
+import { emitOp, OP_FIELDS, OpBlock, opField, opMem, ROWS_BYTES, rowsField } from '../../src/engine/jit/kernels/op.ts';
 import { fineRecord, plainRecord, recordRowBytes } from '../../src/engine/jit/kernels/product/abi.ts';
 import type { Gate } from '../../src/engine/jit/kernels/product/gate.ts';
 import { type PackedFormat, packedBytes, packedLayout } from '../../src/engine/jit/kernels/product/layout.ts';
@@ -83,8 +83,9 @@ function programOf(code: MachineCode, count: number, rows: number, write: (block
   const loaded = loadCode([code]);
   const kernel = loaded.addresses[0] ?? 0;
   const [blocks, table] = [allocateNative(count * PRODUCT_OP_BYTES), allocateNative(programBytes(count))];
-  const words = allocateNative(16);
-  new BigInt64Array(words.buffer)[1] = BigInt(rows);
+  const words = allocateNative(8 + ROWS_BYTES);
+  const step = new BigInt64Array(words.buffer, 8, ROWS_BYTES / 8);
+  step[rowsField.count / 8] = BigInt(rows);
   const places = Array.from({ length: count }, (_, i) => i * PRODUCT_OP_BYTES);
   const ops = places.map((at, i) => {
     const block = new OpBlock(blocks.buffer, at, PRODUCT_OP_BYTES);
@@ -93,11 +94,10 @@ function programOf(code: MachineCode, count: number, rows: number, write: (block
     return { kernel, block: blocks.address + at };
   });
   writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
-  const counters = new Int32Array(blocks.buffer);
   return {
     count,
     once: () => {
-      resetCounters(counters, places, team.nextGeneration);
+      step[rowsField.generation / 8] = BigInt(team.nextGeneration);
       team.runSync(table.address);
     },
   };

@@ -62,6 +62,8 @@ interface Child {
   readonly watchdog: Watchdog;
   /** This life has been ready once; while it loads its silence means nothing. */
   isUp: boolean;
+  /** Any life of it. */
+  hasServed: boolean;
 }
 
 /** Makes everything but the children, which `start` spawns: what needs the pool can be built, and fail, before. */
@@ -86,12 +88,13 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
       onExit: (how, restartMs) => {
         child.isUp = false;
         if (closing) return;
-        if (restartMs === null) {
+        if (restartMs === null && child.hasServed) log.info(`${name} ${how} after its drain, and is not started again`);
+        else if (restartMs === null) {
           reject(new XllmError('engine_unavailable', `${name} ${how} while starting; its last lines above say why`));
         } else log.error(`${name} ${how}`, { restartMs });
       },
     });
-    const child: Child = { name, supervisor, watchdog: new Watchdog(limits), isUp: false };
+    const child: Child = { name, supervisor, watchdog: new Watchdog(limits), isUp: false, hasServed: false };
     return child;
   });
   const childOf = (name: string) => children.find((child) => child.name === name);
@@ -104,7 +107,7 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
         const child = childOf(model.instance);
         child?.supervisor.markReady();
         child?.watchdog.reset(performance.now());
-        if (child) child.isUp = true;
+        if (child) child.isUp = child.hasServed = true;
         log.debug('engine connected', { instance: model.instance });
         if (children.every(({ isUp }) => isUp)) resolve(model);
       },
@@ -112,6 +115,7 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
         if (!closing) log.warn(`lost ${name}: ${reason}`);
       },
       onSuspect: ({ name }, reason) => log.warn(`${name} is suspect: ${reason}`),
+      onDrained: ({ name }) => childOf(name)?.supervisor.retire(),
       onIgnored: (key, why) => log.warn(`${key} is no registration: ${why}`),
     },
   });

@@ -12,6 +12,7 @@ import { httpConfigOf } from './http-config.ts';
 import { createLocalEngines, localInstances } from './local-engines.ts';
 import { findModel } from './model.ts';
 import { routingOf } from './routing-config.ts';
+import { openTracer } from './tracing.ts';
 
 export interface Server {
   readonly url: string;
@@ -52,6 +53,9 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
       stallMs: options.stallTimeoutS * 1_000,
       log,
     });
+    const traced = { serviceName: 'xllm-service', instance: `service-${process.pid}` } as const;
+    const tracer = await openTracer(options.otlpEndpoint, traced, log, process.env);
+    closers.push(async () => tracer?.close());
     let graceMs = 0;
     closers.push(() => local.close(graceMs));
     // The engine loads while this process reads the tokenizer.
@@ -65,6 +69,7 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
       routing: local.engine,
       assetsOf: () => ({ text, defaults }),
       log,
+      tracer,
       config: httpConfigOf(options, modelNames, apiKeys),
     });
     closers.push(() => http.close());

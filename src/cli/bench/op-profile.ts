@@ -1,11 +1,12 @@
 // Owns adding up a step program's time stamps by kind of op.
+import { invariant } from '../../common/errors.ts';
 import type { StepProgram } from '../../engine/program/program-builder.ts';
 
 type Ticks = Map<string, number>;
 
 export class OpProfile {
   readonly #labels: readonly string[];
-  readonly #stamps: BigUint64Array;
+  readonly #stamps: ReadonlyMap<StepProgram, BigUint64Array>;
   /** Of steps since the last `endSample`. */
   #sample: Ticks = new Map();
   readonly #samples: Ticks[] = [];
@@ -13,18 +14,21 @@ export class OpProfile {
   #first: readonly [ms: number, stamp: bigint] | null = null;
   #last: readonly [ms: number, stamp: bigint] = [0, 0n];
 
-  constructor(program: StepProgram) {
-    this.#labels = program.labels;
-    this.#stamps = program.stamps();
+  /** Programs of the same ops that take turns. */
+  constructor(programs: readonly StepProgram[]) {
+    this.#labels = programs[0]?.labels ?? [];
+    this.#stamps = new Map(programs.map((program) => [program, program.stamps()]));
   }
 
-  /** Right after a step. */
-  add(): void {
+  /** Right after a step of this program. */
+  add(program: StepProgram): void {
+    const stamps = this.#stamps.get(program);
+    invariant(stamps, 'a program that is not profiled');
     for (const [i, label] of this.#labels.entries()) {
-      const ticks = Number(this.#stamps[i + 1]! - this.#stamps[i]!);
+      const ticks = Number(stamps[i + 1]! - stamps[i]!);
       this.#sample.set(label, (this.#sample.get(label) ?? 0) + ticks);
     }
-    this.#last = [performance.now(), this.#stamps.at(-1) ?? 0n];
+    this.#last = [performance.now(), stamps.at(-1) ?? 0n];
     this.#first ??= this.#last;
   }
 

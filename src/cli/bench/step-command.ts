@@ -129,8 +129,8 @@ class Runner {
   ): Promise<StepFigures> {
     const { scheduler, executor } = this.#engine;
     const rounds = kind === 'prefill' ? 7 : 1;
-    const profile =
-      this.#options.profile && executor instanceof ProgramExecutor ? new OpProfile(executor.program) : null;
+    const profiled = this.#options.profile && executor instanceof ProgramExecutor ? executor : null;
+    const profile = profiled && new OpProfile(profiled.programs);
     const stepMs: number[] = [];
     const cpuUs: number[] = [];
     for (let round = 0; round < rounds; round++) {
@@ -156,7 +156,7 @@ class Runner {
             promptMs += output.computeMs;
             // What the loop counted since the commit before: this step's share.
             if (cpuAtStep > 0) cpuUs.push(loopCpuUs - cpuAtStep);
-            profile?.add();
+            if (profiled?.lastProgram) profile?.add(profiled.lastProgram);
             if (kind === 'decode') {
               stepMs.push(output.computeMs);
               profile?.endSample();

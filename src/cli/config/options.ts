@@ -52,8 +52,8 @@ const engineOptions = {
     .default(false)
     .describe('Choose ggml products whose result does not depend on the batch (slower for some formats).'),
   maxModelLen: count.optional().describe('Longest sequence in tokens (default: what the model and memory allow).'),
-  maxNumSeqs: count.default(64).describe('Most sequences computed in one step.'),
-  maxNumBatchedTokens: count.default(512).describe('Token budget of one step.'),
+  maxNumSeqs: count.max(8192).default(64).describe('Most sequences computed in one step.'),
+  maxNumBatchedTokens: count.max(8192).default(512).describe('Token budget of one step; 8,192 at most.'),
   maxQueueLen: count.default(1024).describe('Most requests waiting; more are refused with 503.'),
   maxQueueWaitS: z
     .number()
@@ -108,6 +108,13 @@ const clusterOptions = {
   tlsCa: z.string().optional().describe('PEM of the authority that signed those of the others: calls to them use TLS.'),
 };
 
+const traceOptions = {
+  otlpEndpoint: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe('Send traces there, as OTLP over HTTP (default: OTEL_EXPORTER_OTLP_ENDPOINT; neither: no traces).'),
+};
+
 const logOptions = {
   logFormat: z.enum(['text', 'json']).default('text').describe('One line per request, for people or for machines.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info').describe('Least severe level shown.'),
@@ -139,6 +146,13 @@ const routingOptions = {
     .default(1_000)
     .describe('Objective for the first token, for requests that state none.'),
   targetTpotMs: z.number().gt(0).default(50).describe('Objective per later token, for requests that state none.'),
+  balanceMargin: z
+    .number()
+    .refine((margin) => margin === 0 || margin >= 1.1, 'is 0 or at least 1.1')
+    .default(0)
+    .describe(
+      "Move running requests off an instance whose decode steps take so many times as long as another's; 0: never.",
+    ),
   suspectTimeoutS: z
     .number()
     .gt(0)
@@ -150,6 +164,11 @@ const routingOptions = {
     .min(0)
     .optional()
     .describe('How long a request of a failed instance waits for another (default: 30; with one instance 0).'),
+};
+
+/** Whom a command about a running server asks. */
+const askOptions = {
+  url: z.string().default('http://127.0.0.1:8000').describe('The server to ask; its API key comes from XLLM_API_KEY.'),
 };
 
 export const commandOptions = {
@@ -164,6 +183,7 @@ export const commandOptions = {
     ...routingOptions,
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   service: z.strictObject({
@@ -179,6 +199,7 @@ export const commandOptions = {
       .describe('etcd://host:port[,host:port]/namespace, for several services; etcds:// for TLS (default: --listen).'),
     ...clusterOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   engine: z.strictObject({
@@ -205,13 +226,19 @@ export const commandOptions = {
     supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
+  drain: z.strictObject({
+    ...askOptions,
+    force: z
+      .boolean()
+      .default(false)
+      .describe('Also where nothing else can serve its model: what runs there then ends there.'),
+    timeoutS: z.number().gt(0).default(600).describe('How long to wait until it has left; the drain goes on after it.'),
+  }),
   status: z.strictObject({
-    url: z
-      .string()
-      .default('http://127.0.0.1:8000')
-      .describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+    ...askOptions,
     json: z.boolean().default(false).describe('Everything, as JSON.'),
   }),
   run: z.strictObject({

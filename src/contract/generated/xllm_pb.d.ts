@@ -413,6 +413,13 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
    * @generated from field: xllm.v1.HandOffTarget hand_off = 21;
    */
   handOff?: HandOffTarget | undefined;
+
+  /**
+   * W3C trace context of the attempt; empty: it is not traced.
+   *
+   * @generated from field: string traceparent = 30;
+   */
+  traceparent: string;
 };
 
 /**
@@ -521,6 +528,11 @@ export declare type ControlRequest = Message<"xllm.v1.ControlRequest"> & {
    * @generated from field: string incarnation = 7;
    */
   incarnation: string;
+
+  /**
+   * @generated from field: xllm.v1.HandOffTarget target = 8;
+   */
+  target?: HandOffTarget | undefined;
 };
 
 /**
@@ -559,6 +571,13 @@ export enum ControlRequest_Action {
    * @generated from enum value: KEEP = 4;
    */
   KEEP = 4,
+
+  /**
+   * What runs is to go on at `target`, with its KV; until that has taken it, it goes on here.
+   *
+   * @generated from enum value: MOVE = 5;
+   */
+  MOVE = 5,
 }
 
 /**
@@ -706,6 +725,13 @@ export declare type SequenceDelta = Message<"xllm.v1.SequenceDelta"> & {
    * @generated from field: uint32 num_before = 15;
    */
   numBefore: number;
+
+  /**
+   * It was to move and has not: it goes on here.
+   *
+   * @generated from field: bool stays = 16;
+   */
+  stays: boolean;
 };
 
 /**
@@ -1119,6 +1145,13 @@ export declare type DrainRequest = Message<"xllm.v1.DrainRequest"> & {
    * @generated from field: string incarnation = 2;
    */
   incarnation: string;
+
+  /**
+   * Reply at once; the process exits when nothing is running, however long that takes.
+   *
+   * @generated from field: bool leave = 3;
+   */
+  leave: boolean;
 };
 
 /**

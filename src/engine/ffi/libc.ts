@@ -145,6 +145,23 @@ export function closeFd(fd: number): void {
   check(libc('int close(int)')(fd), 'close');
 }
 
+/** Descriptors to read from and to write to; child processes do not get them. Throws SystemError. */
+export function createPipe(): readonly [read: number, write: number] {
+  const O_CLOEXEC = 0o2000000;
+  const fds = new Int32Array(2);
+  check(libc('int pipe2(_Out_ int *, int)')(fds, O_CLOEXEC), 'pipe2');
+  return [fds[0]!, fds[1]!];
+}
+
+/** Waits on this thread for a byte, and takes it. Throws SystemError. */
+export function waitReadable(fd: number): void {
+  const POLLIN = 1;
+  // struct pollfd: int fd, short events, short revents.
+  const polled = Int32Array.of(fd, POLLIN);
+  check(libc('int poll(_Inout_ int *, unsigned long, int)')(polled, 1, -1), 'poll');
+  check(libc('intptr_t read(int, _Out_ uint8_t *, size_t)')(fd, new Uint8Array(1), 1), 'read');
+}
+
 /**
  * Maps fd pages at fixed addresses, off the event loop. `entries` are (address, offset) pairs.
  * Rejects with SystemError (ENOMEM: the mapping limit vm.max_map_count is reached).

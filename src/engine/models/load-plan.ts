@@ -8,18 +8,9 @@ import type { ModelConfig } from './config.ts';
 import { type LayerPart, tensorNames } from './names.ts';
 import type { LayerWeights, Linear, ModelWeights } from './weights.ts';
 
-/** Models below it have few features to average rounding over. */
-const SMALL_HIDDEN_SIZE = 1024;
-
 /** Collects what to load and checks each tensor's shape; requests are known by number until they are loaded. */
 export class LoadPlan {
   readonly requests: WeightRequest[] = [];
-  /**
-   * Requests of matrices whose activations keep about 15 bits: the attention's and the head; all of a small model. With 8
-   * bits in the others the default model's log-probabilities are off by 0.06 (mean of the top 5), which turns close
-   * choices over; with 15 throughout by 0.001, at twice the arithmetic and the same memory traffic.
-   */
-  readonly fine = new Set<number>();
   readonly config: ModelConfig;
   readonly file: WeightsFile;
   readonly #dtype: DTypePolicy;
@@ -55,25 +46,23 @@ export class LoadPlan {
     const hasBias = names.some((name) => this.has(`${name}.bias`));
     const packing = type && types.size === 1 && !hasBias ? this.#packing(type, true) : null;
     if (!packing) return this.stacked(names, [rows, rows], columns);
-    const weight = this.#request(sources, 0, packing);
-    if (this.config.hiddenSize < SMALL_HIDDEN_SIZE) this.fine.add(weight);
-    return [{ weight, bias: null }];
+    return [{ weight: this.#request(sources, 0, packing), bias: null }];
   }
 
   /** [rows, columns] of which rows are read. */
   table(name: string, rows: number, columns: number): number {
-    return this.#matrix([this.#find(`${name}.weight`, [rows, columns])], false);
+    return this.#matrix([this.#find(`${name}.weight`, [rows, columns])]);
   }
 
   /** One of `stacked`. */
-  linear(name: string, rows: number, columns: number, isFine = false): Linear<number> {
-    const [only] = this.stacked([name], [rows], columns, isFine);
+  linear(name: string, rows: number, columns: number): Linear<number> {
+    const [only] = this.stacked([name], [rows], columns);
     invariant(only, 'no product');
     return only;
   }
 
   /** [rows, columns] each, multiplied with; stacked where their formats agree and either all or none have a bias. */
-  stacked(names: readonly string[], rows: readonly number[], columns: number, isFine = false): Linear<number>[] {
+  stacked(names: readonly string[], rows: readonly number[], columns: number): Linear<number>[] {
     const weights = names.map((name, i) => this.#find(`${name}.weight`, [rows[i] ?? 0, columns]));
     const biases = names.map((name, i) =>
       this.has(`${name}.bias`) ? this.#find(`${name}.bias`, [rows[i] ?? 0]) : null,
@@ -81,22 +70,18 @@ export class LoadPlan {
     const types = new Set(weights.map((info) => targetType(info, this.#dtype)));
     const numBiases = biases.filter((bias) => bias !== null).length;
     if (types.size === 1 && (numBiases === 0 || numBiases === names.length)) {
-      return [
-        { weight: this.#matrix(weights, isFine), bias: numBiases ? this.#request(biases as TensorInfo[]) : null },
-      ];
+      return [{ weight: this.#matrix(weights), bias: numBiases ? this.#request(biases as TensorInfo[]) : null }];
     }
     return weights.map((weight, i) => {
       const bias = biases[i];
-      return { weight: this.#matrix([weight], isFine), bias: bias ? this.#request([bias]) : null };
+      return { weight: this.#matrix([weight]), bias: bias ? this.#request([bias]) : null };
     });
   }
 
-  #matrix(sources: readonly TensorInfo[], isFine: boolean): number {
+  #matrix(sources: readonly TensorInfo[]): number {
     const [first] = sources;
     const packing = first ? this.#packing(targetType(first, this.#dtype), false) : null;
-    const request = this.#request(sources, 0, packing);
-    if (isFine || this.config.hiddenSize < SMALL_HIDDEN_SIZE) this.fine.add(request);
-    return request;
+    return this.#request(sources, 0, packing);
   }
 
   #request(sources: readonly TensorInfo[], add = 0, packing: WeightRequest['packing'] = null): number {
@@ -127,7 +112,7 @@ export function planWeights(plan: LoadPlan): ModelWeights<number> {
   const { embedding, outputNorm, head } = names.model;
   // Without a head of its own the model uses the embeddings.
   const isTied = !plan.has(`${head}.weight`);
-  const headAt = plan.linear(isTied ? embedding : head, V, D, true);
+  const headAt = plan.linear(isTied ? embedding : head, V, D);
   return {
     embedding: isTied ? headAt.weight : plan.table(embedding, V, D),
     layers: config.layers.map((_, index) => planLayer(plan, (part) => names.layer(index, part))),
@@ -144,10 +129,10 @@ function planLayer(plan: LoadPlan, name: (part: LayerPart) => string): LayerWeig
     plan.optionalVector(`${name(part)}.weight`, length, normOffset);
   return {
     attnNorm: norm('attnNorm', D),
-    qkv: plan.stacked([name('q'), name('k'), name('v')], [Q, KV, KV], D, true),
+    qkv: plan.stacked([name('q'), name('k'), name('v')], [Q, KV, KV], D),
     qNorm: optionalNorm('qNorm', K),
     kNorm: optionalNorm('kNorm', K),
-    attnOutput: plan.linear(name('attnOutput'), D, Q, true),
+    attnOutput: plan.linear(name('attnOutput'), D, Q),
     attnPostNorm: optionalNorm('attnPostNorm', D),
     ffnNorm: norm('ffnNorm', D),
     gateUp: plan.gated([name('gate'), name('up')], F, D),

@@ -25,8 +25,6 @@ export interface LoadOptions extends LoadWeightsOptions {
 
 /** A weight of a model. */
 export interface ModelWeight extends Weight {
-  /** Products with it keep about 15 bits of their activations instead of 7. */
-  readonly isFine: boolean;
   /** Two matrices in turn, for products that end with act(gate) * up. */
   readonly isGated: boolean;
 }
@@ -81,7 +79,6 @@ export async function loadModel(ggml: Ggml, file: WeightsFile, options: LoadOpti
   const modelWeights = weights.map(
     (weight, i): ModelWeight => ({
       ...weight,
-      isFine: plan.fine.has(i),
       isGated: plan.requests[i]?.packing?.spec.isGated ?? false,
     }),
   );

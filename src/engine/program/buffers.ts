@@ -4,7 +4,10 @@ import { resultElements } from '../jit/kernels/sampler-abi.ts';
 import type { ModelConfig } from '../models/config.ts';
 import type { Activations, Rows } from './activations.ts';
 
-export interface Buffers {
+const LINE_BYTES = 64;
+
+/** What steps hand on to the next op. */
+export interface SharedBuffers {
   /** F32 [T,D] */
   readonly residual: Rows;
   /** F32 [T,D]: a product that is normed before it joins the residual. */
@@ -19,6 +22,10 @@ export interface Buffers {
   readonly outputResidual: Rows;
   /** F32 [O,H*K] */
   readonly outputAttended: Rows;
+}
+
+/** What a step leaves to the host and to the next step. */
+export interface ResultBuffers {
   /** F32 [O,D] after the final norm. */
   readonly hidden: Rows;
   /** F32 [O,V] */
@@ -27,14 +34,17 @@ export interface Buffers {
   readonly results: Rows;
 }
 
-export function allocateBuffers(
+export type Buffers = SharedBuffers & ResultBuffers;
+
+export function allocateShared(
   activations: Activations,
   config: ModelConfig,
   maxTokens: number,
   maxOutputs: number,
-): Buffers {
-  const { hiddenSize: D, ffnSize: F, numHeads: H, numKvHeads: G, headDim: K, vocabSize: V } = config;
-  const tokens = (width: number) => activations.rows(maxTokens, 4 * width);
+): SharedBuffers {
+  const { hiddenSize: D, ffnSize: F, numHeads: H, numKvHeads: G, headDim: K } = config;
+  // An odd number of cache lines apart: the rows of a product's column share no sets of the caches.
+  const tokens = (width: number) => activations.rows(maxTokens, (Math.ceil((4 * width) / LINE_BYTES) | 1) * LINE_BYTES);
   const outputs = (width: number) => activations.rows(maxOutputs, 4 * width);
   return {
     residual: tokens(D),
@@ -44,8 +54,14 @@ export function allocateBuffers(
     gateUp: tokens(2 * F),
     outputResidual: outputs(D),
     outputAttended: outputs(H * K),
-    hidden: outputs(D),
-    logits: outputs(V),
-    results: outputs(resultElements(V)),
   };
+}
+
+export function allocateResults(
+  activations: Activations,
+  { hiddenSize: D, vocabSize: V }: ModelConfig,
+  maxOutputs: number,
+): ResultBuffers {
+  const outputs = (width: number) => activations.rows(maxOutputs, 4 * width);
+  return { hidden: outputs(D), logits: outputs(V), results: outputs(resultElements(V)) };
 }

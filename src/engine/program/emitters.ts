@@ -29,14 +29,18 @@ import type { KvSteps } from './kv-steps.ts';
 import type { OpSpec } from './program-builder.ts';
 import type { RopeTables } from './rope-tables.ts';
 import type { SampleSteps } from './sample-steps.ts';
-import type { StepInputs } from './step-inputs.ts';
+import type { Precision, RowSet, StepInputs } from './step-inputs.ts';
 
 export interface EmittersOptions {
   readonly config: ModelConfig;
   readonly isa: Isa;
   readonly maxTokens: number;
   readonly activations: Activations;
+  /** Buffers of inputs, by kind and width; they serve layer after layer. */
+  readonly productInputs: Map<string, Rows>;
   readonly buffers: Buffers;
+  /** Results of the step before. */
+  readonly previousResults: Rows;
   readonly inputs: StepInputs;
   readonly kv: KvSteps;
   readonly samples: SampleSteps;
@@ -46,33 +50,36 @@ export interface EmittersOptions {
 /** Which rows an op works on, and where it stands in a profile. */
 export interface On {
   readonly layer: number;
-  readonly rows: 'tokens' | 'outputs';
+  readonly rows: RowSet;
 }
 
 /** What products read: rows of floats, or records. */
-export type InputKind = 'floats' | 'records' | 'fine-records';
+export type InputKind = 'floats' | 'records';
 
+/** Rows of one precision, in a buffer that has room for all rows. */
 export interface Input {
-  readonly kind: InputKind;
+  readonly precision: Precision;
+  /** null: floats. */
+  readonly record: RecordLayout | null;
   readonly rows: Rows;
 }
 
-/** Ops that make an input. */
+/** Ops that make the input of a product: of floats one, of records one per precision. */
 export interface MadeInput {
   readonly ops: readonly OpSpec[];
-  readonly input: Input;
+  readonly inputs: readonly Input[];
 }
 
-const recordOf: Readonly<Record<InputKind, RecordLayout | null>> = {
-  floats: null,
-  records: plainRecord,
-  'fine-records': fineRecord,
+const precisionsOf: Readonly<Record<InputKind, readonly Omit<Input, 'rows'>[]>> = {
+  floats: [{ precision: 'any', record: null }],
+  records: [
+    { precision: 'precise', record: fineRecord },
+    { precision: 'plain', record: plainRecord },
+  ],
 };
 
 export class Emitters {
   readonly #o: EmittersOptions;
-  /** Buffers of inputs, by kind and width; they serve layer after layer. */
-  readonly #inputs = new Map<string, Rows>();
 
   constructor(options: EmittersOptions) {
     this.#o = options;
@@ -80,43 +87,50 @@ export class Emitters {
 
   /** How products with this weight take their input. */
   inputKind(weight: ModelWeight): InputKind {
-    if (layoutOf(weight).kind === 'float') return 'floats';
-    return weight.isFine ? 'fine-records' : 'records';
+    return layoutOf(weight).kind === 'float' ? 'floats' : 'records';
   }
 
   /** Rows of the tokens' embeddings. */
   embed(table: ModelWeight, scale: number, out: Rows): OpSpec {
-    const { isa, inputs, buffers } = this.#o;
+    const { isa, inputs, previousResults } = this.#o;
     const layout = layoutOf(table);
     const [, D] = table.shape as [number, number];
-    return rowOp('embed', kernel(emitEmbed, { isa, numFeatures: D, table: layout, scale }), embedOp, inputs.numTokens, {
-      tokens: inputs.tokenIds,
-      sampled: buffers.results.address,
-      sampledBytes: buffers.results.rowBytes,
-      table: table.address,
-      out: out.address,
-      outRowBytes: out.rowBytes,
-    });
+    return rowOp(
+      'embed',
+      kernel(emitEmbed, { isa, numFeatures: D, table: layout, scale }),
+      embedOp,
+      inputs.rows('tokens'),
+      {
+        tokens: inputs.tokenIds,
+        sampled: previousResults.address,
+        sampledBytes: previousResults.rowBytes,
+        table: table.address,
+        out: out.address,
+        outRowBytes: out.rowBytes,
+      },
+    );
   }
 
   /** norm(x), as products with `consumer` take it. */
   norm(x: Rows, weight: ModelWeight, consumer: ModelWeight, on: On): MadeInput {
-    return this.#normTo(x, weight, this.#input(consumer), on, null);
+    return this.#normTo(x, weight, this.#inputsOf(consumer), on, null);
   }
 
   /** The same, and the normed floats to `hidden`. */
   finalNorm(x: Rows, weight: ModelWeight, hidden: Rows, consumer: ModelWeight): MadeInput {
     const { config } = this.#o;
     const on = { layer: config.layers.length, rows: 'outputs' } as const;
-    const kind = this.inputKind(consumer);
-    const input = kind === 'floats' ? { kind, rows: hidden } : this.#input(consumer);
-    return this.#normTo(x, weight, input, on, hidden);
+    const inputs = this.#inputsOf(consumer).map((input) => (input.record ? input : { ...input, rows: hidden }));
+    return this.#normTo(x, weight, inputs, on, hidden);
   }
 
-  #normTo(x: Rows, weight: ModelWeight, input: Input, on: On, hidden: Rows | null): MadeInput {
+  #normTo(x: Rows, weight: ModelWeight, inputs: readonly Input[], on: On, hidden: Rows | null): MadeInput {
+    return { ops: inputs.map((input) => this.#normOf(x, weight, input, on, hidden)), inputs };
+  }
+
+  #normOf(x: Rows, weight: ModelWeight, { record, precision, rows }: Input, on: On, hidden: Rows | null): OpSpec {
     const { config, isa } = this.#o;
-    const record = recordOf[input.kind];
-    const floats = record ? hidden : input.rows;
+    const floats = record ? hidden : rows;
     const options = {
       isa,
       kind: 'rms',
@@ -125,16 +139,15 @@ export class Emitters {
       record,
       floats: floats ? 'written' : 'none',
     } as const;
-    const op = rowOp('norm', kernel(emitNorm, options), normOp, this.#rows(on), {
+    return rowOp('norm', kernel(emitNorm, options), normOp, this.#rows(on, precision), {
       x: x.address,
       xRowBytes: x.rowBytes,
       weight: weight.address,
       bias: 0,
-      records: record ? input.rows.address : 0,
+      records: record ? rows.address : 0,
       out: floats?.address ?? 0,
       outRowBytes: floats?.rowBytes ?? 0,
     });
-    return { ops: [op], input };
   }
 
   /** x += norm(branch) */
@@ -156,41 +169,55 @@ export class Emitters {
   /** x as products with `consumer` take it. */
   quantise(x: Rows, consumer: ModelWeight, on: On): MadeInput {
     const { isa } = this.#o;
-    const kind = this.inputKind(consumer);
-    const record = recordOf[kind];
-    if (!record) return { ops: [], input: { kind, rows: x } };
-    const input = this.#input(consumer);
     const [, numFeatures] = consumer.shape as [number, number];
-    const op = rowOp('quantise', kernel(emitQuantise, { isa, numFeatures, record }), quantiseOp, this.#rows(on), {
-      x: x.address,
-      xRowBytes: x.rowBytes,
-      records: input.rows.address,
+    const inputs = this.#inputsOf(consumer).map((input) => (input.record ? input : { ...input, rows: x }));
+    const ops = inputs.flatMap(({ record, precision, rows }) => {
+      if (!record) return [];
+      const code = kernel(emitQuantise, { isa, numFeatures, record });
+      return rowOp('quantise', code, quantiseOp, this.#rows(on, precision), {
+        x: x.address,
+        xRowBytes: x.rowBytes,
+        records: rows.address,
+      });
     });
-    return { ops: [op], input };
+    return { ops, inputs };
   }
 
   /** act(gate) * up, as products with `consumer` take it. */
   gate(gateUp: Rows, consumer: ModelWeight, on: On): MadeInput {
     const { config, isa } = this.#o;
     const { ffnSize: F } = config;
-    const input = this.#input(consumer);
+    const inputs = this.#inputsOf(consumer);
     const activation = config.activation === 'silu' ? 'silu' : 'gelu_tanh';
-    const options = { isa, activation, numFeatures: F, record: recordOf[input.kind] } as const;
-    const op = rowOp('gate', kernel(emitGate, options), gateOp, this.#rows(on), {
-      gate: gateUp.address,
-      gateRowBytes: gateUp.rowBytes,
-      up: gateUp.address + 4 * F,
-      upRowBytes: gateUp.rowBytes,
-      out: input.rows.address,
-      outRowBytes: input.rows.rowBytes,
+    const ops = inputs.map(({ record, precision, rows }) => {
+      const code = kernel(emitGate, { isa, activation, numFeatures: F, record });
+      return rowOp('gate', code, gateOp, this.#rows(on, precision), {
+        gate: gateUp.address,
+        gateRowBytes: gateUp.rowBytes,
+        up: gateUp.address + 4 * F,
+        upRowBytes: gateUp.rowBytes,
+        out: rows.address,
+        outRowBytes: rows.rowBytes,
+      });
     });
-    return { ops: [op], input };
+    return { ops, inputs };
   }
 
-  /** out = or += input · weightᵀ + bias */
+  /** out = or += input · weightᵀ + bias, of each precision. */
   product(
+    linear: Linear<ModelWeight>,
+    inputs: readonly Input[],
+    out: Rows,
+    mode: 'store' | 'add',
+    label: string,
+    on: On,
+  ): OpSpec[] {
+    return inputs.map((input) => this.#productOf(linear, input, out, mode, label, on));
+  }
+
+  #productOf(
     { weight, bias }: Linear<ModelWeight>,
-    input: Input,
+    { record, precision, rows: x }: Input,
     out: Rows,
     mode: 'store' | 'add',
     label: string,
@@ -201,19 +228,19 @@ export class Emitters {
     const [numRows, K] = weight.shape as [number, number];
     const N = weight.isGated ? numRows / 2 : numRows;
     const gate = !weight.isGated ? null : config.activation === 'silu' ? 'silu' : 'gelu';
-    const kind: ProductKind = { layout, isa, isFine: input.kind === 'fine-records', gate };
+    const kind: ProductKind = { layout, isa, isFine: record?.isFine ?? false, gate };
     return {
       ...kernel(emitProduct, kind),
       label,
-      rows: this.#rows(on),
+      rows: this.#rows(on, precision),
       blockBytes: PRODUCT_OP_BYTES,
       write: (buffer, byteOffset) =>
         writeProductOp(new OpBlock(buffer, byteOffset, PRODUCT_OP_BYTES), kind, {
           N,
           K,
           weights: weight.address,
-          x: input.rows.address,
-          xRowBytes: input.rows.rowBytes,
+          x: x.address,
+          xRowBytes: x.rowBytes,
           out: out.address,
           outRowBytes: out.rowBytes,
           bias: bias?.address ?? null,
@@ -232,7 +259,7 @@ export class Emitters {
     const rope = config.layers[layer]?.rope;
     invariant(rope, `no layer ${layer}`);
     const { qkv } = buffers;
-    return rowOp('rope', kernel(emitRope, options), ropeOp, inputs.numTokens, {
+    return rowOp('rope', kernel(emitRope, options), ropeOp, inputs.rows('tokens'), {
       q: qkv.address,
       qRowBytes: qkv.rowBytes,
       k: qkv.address + 4 * numHeads * headDim,
@@ -251,12 +278,12 @@ export class Emitters {
     return {
       ...kernel((at: KvShape) => emitKvWriteOp(at, isa), shape, 'kv-write'),
       label: 'kv-write',
-      rows: inputs.numTokens,
+      rows: inputs.rows('tokens'),
       blockBytes: KV_OP_BYTES,
       write: (buffer, byteOffset) =>
         writeKvWriteOp(buffer, byteOffset, {
           ...pages,
-          rows: inputs.numTokens,
+          rows: inputs.rows('tokens'),
           keys: this.#heads(numHeads),
           values: this.#heads(numHeads + numKvHeads),
         }),
@@ -269,12 +296,12 @@ export class Emitters {
     return {
       ...kernel((at: KvShape) => emitAttentionOp(at, isa), shape, 'attention'),
       label: 'attention',
-      rows: inputs.numTokens,
+      rows: inputs.rows('tokens'),
       blockBytes: KV_OP_BYTES,
       write: (buffer, byteOffset) =>
         writeAttentionOp(buffer, byteOffset, {
           ...pages,
-          rows: inputs.numTokens,
+          rows: inputs.rows('tokens'),
           queries: this.#heads(0),
           out: buffers.attended,
           window,
@@ -291,7 +318,7 @@ export class Emitters {
   gather(): OpSpec {
     const { config, isa, inputs, buffers } = this.#o;
     const widths = [config.hiddenSize, config.numHeads * config.headDim] as const;
-    return rowOp('gather', kernel(emitGather, { isa, widths }), gatherOp, inputs.numOutputs, {
+    return rowOp('gather', kernel(emitGather, { isa, widths }), gatherOp, inputs.rows('outputs'), {
       indices: inputs.outputTokens,
       x: buffers.residual.address,
       xRowBytes: buffers.residual.rowBytes,
@@ -309,7 +336,7 @@ export class Emitters {
     return {
       ...kernel(emitSampler, isa),
       label: 'sampler',
-      rows: inputs.numOutputs,
+      rows: inputs.rows('outputs'),
       blockBytes: SAMPLER_OP_BYTES,
       write: (buffer, byteOffset) =>
         writeSamplerOp(new OpBlock(buffer, byteOffset, SAMPLER_OP_BYTES), {
@@ -322,9 +349,8 @@ export class Emitters {
     };
   }
 
-  #rows({ rows }: On): Address {
-    const { inputs } = this.#o;
-    return rows === 'tokens' ? inputs.numTokens : inputs.numOutputs;
+  #rows({ rows }: On, precision: Precision = 'any'): Address {
+    return this.#o.inputs.rows(rows, precision);
   }
 
   /** Heads of a step's queries, keys and values, from this one on. */
@@ -334,19 +360,19 @@ export class Emitters {
     return { address: buffers.qkv.address + first * headBytes, rowBytes: buffers.qkv.rowBytes, headBytes };
   }
 
-  /** The buffer that products with this weight read. */
-  #input(consumer: ModelWeight): Input {
-    const { activations, maxTokens } = this.#o;
-    const kind = this.inputKind(consumer);
+  /** The buffers that products with this weight read. */
+  #inputsOf(consumer: ModelWeight): Input[] {
+    const { activations, maxTokens, productInputs } = this.#o;
     const [, width] = consumer.shape as [number, number];
-    const key = `${kind} ${width}`;
-    const record = recordOf[kind];
-    let rows = this.#inputs.get(key);
-    if (!rows) {
-      rows = activations.rows(maxTokens, record ? recordRowBytes(record, width) : 4 * width);
-      this.#inputs.set(key, rows);
-    }
-    return { kind, rows };
+    return precisionsOf[this.inputKind(consumer)].map(({ precision, record }) => {
+      const key = `${record ? precision : 'floats'} ${width}`;
+      let rows = productInputs.get(key);
+      if (!rows) {
+        rows = activations.rows(maxTokens, record ? recordRowBytes(record, width) : 4 * width);
+        productInputs.set(key, rows);
+      }
+      return { precision, record, rows };
+    });
   }
 }
 

@@ -11,7 +11,8 @@ import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import { forEachSegment } from '../kv/spaces/segments.ts';
 import type { ModelConfig } from '../models/config.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
-import { SwitchedBlock } from './switched-block.ts';
+import { GrowingBlock } from './growing-block.ts';
+import type { StepOrder } from './step-order.ts';
 
 /** What the kernels of each group are emitted for. */
 function kvShapes(config: ModelConfig, groups: readonly CacheGroup[], layouts: readonly PageLayout[]): KvShape[] {
@@ -37,7 +38,7 @@ export class KvSteps {
   readonly #space: KvSpace;
   readonly #cells: NativeMemory;
   readonly #scratch: NativeMemory;
-  readonly #steps: readonly SwitchedBlock[];
+  readonly #steps: readonly GrowingBlock[];
   /** For each thread. */
   readonly scratchBytes: number;
 
@@ -48,7 +49,7 @@ export class KvSteps {
     this.#cells = allocateNative(groups.length * 64);
     this.scratchBytes = Math.max(...this.#shapes.map(attentionScratchBytes));
     this.#scratch = allocateNative(this.scratchBytes * numThreads);
-    this.#steps = groups.map((_, g) => new SwitchedBlock(this.#cells.buffer, g * 64));
+    this.#steps = groups.map((_, g) => new GrowingBlock(this.#cells.buffer, g * 64));
   }
 
   get scratch(): Address {
@@ -73,18 +74,15 @@ export class KvSteps {
     };
   }
 
-  stage(plan: StepPlan): void {
+  /** For the next step; none that uses these blocks may be running. */
+  write(plan: StepPlan, order: StepOrder): void {
     for (const [g, group] of this.#groups.entries()) {
       const [shape, layout, step] = [this.#shapes[g]!, this.#space.layouts[g]!, this.#steps[g]!];
-      const rows = kvRows(plan, this.#space, group, g);
+      const rows = kvRows(plan, order, this.#space, group, g);
       const counts = countStep(shape, rows);
       const buffer = step.writable(stepBlockBytes(counts));
       writeStepBlock(buffer, 0, shape, layout.pageBytes, rows, counts);
     }
-  }
-
-  publish(): void {
-    for (const step of this.#steps) step.publish();
   }
 
   free(): void {
@@ -94,20 +92,16 @@ export class KvSteps {
   }
 }
 
-function kvRows(plan: StepPlan, space: KvSpace, group: CacheGroup, g: number): KvRow[] {
+function kvRows(plan: StepPlan, { parts }: StepOrder, space: KvSpace, group: CacheGroup, g: number): KvRow[] {
   const [memory, tables] = [space.groups[g], plan.groups[g]];
   invariant(memory && tables, `the plan lacks KV group ${group.name}`);
-  const rows: KvRow[] = [];
-  for (let row = 0; row < plan.numRows; row++) {
-    const firstToken = plan.rowStart[row]!;
-    const numTokens = plan.rowStart[row + 1]! - firstToken;
+  return parts.map(({ row, firstToken, numTokens }) => {
     const firstPosition = plan.positions[firstToken]!;
     const from = firstReadPosition(group.kind, firstPosition);
     const segments: KvSegment[] = [];
     forEachSegment(memory, tables, row, from, firstPosition + numTokens, (address, position, count) =>
       segments.push({ address, firstPosition: position, numTokens: count }),
     );
-    rows.push({ firstPosition, numTokens, segments });
-  }
-  return rows;
+    return { firstPosition, numTokens, segments };
+  });
 }

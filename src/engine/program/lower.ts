@@ -30,13 +30,14 @@ export function lowerModel(
     const quantised = emit.quantise(attended, layer.attnOutput.weight, on);
     ops.push(
       ...quantised.ops,
-      ...residualOps(layer.attnOutput, quantised.input, layer.attnPostNorm, x, on, emit, buffers),
+      ...residualOps(layer.attnOutput, quantised.inputs, layer.attnPostNorm, x, on, emit, buffers),
     );
     ops.push(...feedForwardOps(config, layer, x, on, emit, buffers));
   }
   const on = { layer: config.layers.length, rows: 'outputs' } as const;
   const final = emit.finalNorm(buffers.outputResidual, weights.outputNorm, buffers.hidden, weights.head.weight);
-  ops.push(...final.ops, emit.product(weights.head, final.input, buffers.logits, 'store', 'head', on), emit.sampler());
+  const head = emit.product(weights.head, final.inputs, buffers.logits, 'store', 'head', on);
+  ops.push(...final.ops, ...head, emit.sampler());
   return ops;
 }
 
@@ -71,7 +72,7 @@ function feedForwardOps(
   return [
     ...projectOps(layer.gateUp, [F, F], layer.ffnNorm, x, buffers.gateUp, 'gate-up', on, emit),
     ...gated.ops,
-    ...residualOps(layer.down, gated.input, layer.ffnPostNorm, x, on, emit, buffers),
+    ...residualOps(layer.down, gated.inputs, layer.ffnPostNorm, x, on, emit, buffers),
   ];
 }
 
@@ -87,18 +88,18 @@ function projectOps(
   emit: Emitters,
 ): OpSpec[] {
   const ops: OpSpec[] = [];
-  const inputs = new Map<string, Input>();
+  const made = new Map<string, readonly Input[]>();
   let column = 0;
   for (const [i, linear] of stacked.entries()) {
     const kind = emit.inputKind(linear.weight);
-    let input = inputs.get(kind);
-    if (!input) {
+    let inputs = made.get(kind);
+    if (!inputs) {
       const normed = emit.norm(x, norm, linear.weight, on);
       ops.push(...normed.ops);
-      input = normed.input;
-      inputs.set(kind, input);
+      inputs = normed.inputs;
+      made.set(kind, inputs);
     }
-    ops.push(emit.product(linear, input, columnsOf(out, column), 'store', label, on));
+    ops.push(...emit.product(linear, inputs, columnsOf(out, column), 'store', label, on));
     column += widths[i] ?? 0;
   }
   return ops;
@@ -107,16 +108,16 @@ function projectOps(
 /** x += product, or x += norm(product) where the model norms once more. */
 function residualOps(
   linear: Linear<ModelWeight>,
-  input: Input,
+  inputs: readonly Input[],
   postNorm: ModelWeight | null,
   x: Rows,
   on: On,
   emit: Emitters,
   buffers: Buffers,
 ): OpSpec[] {
-  if (!postNorm) return [emit.product(linear, input, x, 'add', 'residual', on)];
+  if (!postNorm) return emit.product(linear, inputs, x, 'add', 'residual', on);
   return [
-    emit.product(linear, input, buffers.branch, 'store', 'residual', on),
+    ...emit.product(linear, inputs, buffers.branch, 'store', 'residual', on),
     emit.postNorm(buffers.branch, postNorm, x, on),
   ];
 }

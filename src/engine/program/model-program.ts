@@ -1,18 +1,21 @@
-// Owns a model's step program with everything that it reads and writes besides weights and KV pages.
+// Owns a model's step programs with everything that they read and write besides weights and KV pages.
+import { invariant } from '../../common/errors.ts';
 import type { Isa } from '../jit/cpu-features.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
-import { Activations } from './activations.ts';
-import { allocateBuffers, type Buffers } from './buffers.ts';
+import { Activations, type Rows } from './activations.ts';
+import { allocateResults, allocateShared } from './buffers.ts';
 import { Emitters } from './emitters.ts';
 import { KvSteps } from './kv-steps.ts';
 import { lowerModel } from './lower.ts';
-import { buildProgram, type StepProgram } from './program-builder.ts';
+import { buildPrograms, type ProgramSet } from './program-builder.ts';
 import { RopeTables } from './rope-tables.ts';
 import { SampleSteps } from './sample-steps.ts';
 import { StepInputs } from './step-inputs.ts';
+import { freeLane, type LaneInputs, type StepLane, writeStep } from './step-lane.ts';
+import { orderStep, type StepOrder } from './step-order.ts';
 import { type TeamOptions, ThreadTeam } from './thread-team.ts';
 
 export interface ModelProgramOptions {
@@ -28,16 +31,28 @@ export interface ModelProgramOptions {
   readonly maxPositions: number;
 }
 
+/** A step that was written to its lane. */
+export interface PreparedStep {
+  readonly lane: StepLane;
+  readonly order: StepOrder;
+}
+
+/**
+ * Two lanes take turns, so that one step can be written, and queued, while the other runs, and results outlive the step
+ * after theirs. Activations are shared: only one step runs at a time.
+ */
 export class ModelProgram {
   readonly maxOutputs: number;
-  readonly buffers: Buffers;
-  readonly program: StepProgram;
+  readonly lanes: readonly StepLane[];
+  /** Emitted code, for listings and profilers. */
+  readonly kernels: ProgramSet['kernels'];
   readonly #activations = new Activations();
-  readonly #inputs: StepInputs;
-  readonly #kv: KvSteps;
-  readonly #samples: SampleSteps;
   readonly #ropes: RopeTables;
+  readonly #programs: ProgramSet;
   readonly #team: ThreadTeam;
+  #numPrepared = 0;
+  /** Of the step prepared last. */
+  #order: StepOrder | null = null;
 
   /** Throws SystemError when the system refuses memory. */
   constructor({ model, groups, space, isa, team, maxTokens, maxOutputs, maxPositions }: ModelProgramOptions) {
@@ -45,50 +60,57 @@ export class ModelProgram {
     this.#team = new ThreadTeam(team);
     const { config, weights } = model;
     this.maxOutputs = maxOutputs;
-    this.buffers = allocateBuffers(this.#activations, config, maxTokens, maxOutputs);
-    this.#inputs = new StepInputs(maxTokens, maxOutputs);
-    this.#kv = new KvSteps(config, groups, space, numThreads);
-    this.#samples = new SampleSteps(config.vocabSize, config.numIds, numThreads);
     this.#ropes = new RopeTables(config, maxPositions);
-    const emitters = new Emitters({
-      config,
-      isa,
-      maxTokens,
-      activations: this.#activations,
-      buffers: this.buffers,
-      inputs: this.#inputs,
-      kv: this.#kv,
-      samples: this.#samples,
-      ropes: this.#ropes,
+    const activations = this.#activations;
+    const shared = allocateShared(activations, config, maxTokens, maxOutputs);
+    const lanes = [0, 1].map(
+      (): LaneInputs => ({
+        inputs: new StepInputs(maxTokens, maxOutputs),
+        kv: new KvSteps(config, groups, space, numThreads),
+        samples: new SampleSteps(config.vocabSize, config.numIds, numThreads),
+        results: allocateResults(activations, config, maxOutputs),
+      }),
+    );
+    const productInputs = new Map<string, Rows>();
+    const lists = lanes.map(({ inputs, kv, samples, results }, lane) => {
+      const buffers = { ...shared, ...results };
+      const previousResults = lanes[1 - lane]?.results.results;
+      invariant(previousResults, 'two lanes take turns');
+      const common = { config, isa, maxTokens, activations, productInputs, ropes: this.#ropes };
+      const emitters = new Emitters({ ...common, buffers, previousResults, inputs, kv, samples });
+      return lowerModel(config, weights, emitters, buffers);
     });
-    this.program = buildProgram(lowerModel(config, weights, emitters, this.buffers));
+    this.#programs = buildPrograms(lists);
+    this.kernels = this.#programs.kernels;
+    this.lanes = lanes.map((lane, i) => {
+      const program = this.#programs.programs[i];
+      invariant(program, 'a program for each lane');
+      return { ...lane, program };
+    });
   }
 
-  /** Makes the plan the next step's; the running one does not notice. Its pages must have memory. */
-  stage(plan: StepPlan): void {
-    this.#inputs.stage(plan);
-    this.#kv.stage(plan);
-    this.#samples.stage(plan);
+  /** Writes the plan as the next step; the running one does not notice. Its pages must have memory. */
+  prepare(plan: StepPlan): PreparedStep {
+    const lane = this.lanes[this.#numPrepared++ % 2];
+    invariant(lane, 'two lanes take turns');
+    const order = orderStep(plan);
+    lane.program.reset();
+    writeStep(lane, plan, order, this.#order, this.#team.nextGeneration);
     this.#ropes.ensure(plan);
+    this.#order = order;
+    return { lane, order };
   }
 
-  /** Runs what was staged. No step may be running. */
-  async run(): Promise<void> {
-    this.#publish();
-    await this.#team.run(this.program.address);
-  }
-
-  #publish(): void {
-    this.#inputs.publish();
-    this.#kv.publish();
-    this.#samples.publish();
-    this.program.reset(this.#team.nextGeneration);
+  /** Runs the step prepared last, now or when the running one ends. */
+  run({ lane }: PreparedStep): Promise<void> {
+    return this.#team.run(lane.program.address);
   }
 
   /** No step may be running, and none may follow. */
   free(): void {
     this.#team.close();
-    this.program.free();
-    for (const part of [this.#inputs, this.#kv, this.#samples, this.#ropes, this.#activations]) part.free();
+    this.#programs.free();
+    for (const lane of this.lanes) freeLane(lane);
+    for (const part of [this.#ropes, this.#activations]) part.free();
   }
 }

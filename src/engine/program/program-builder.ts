@@ -4,7 +4,7 @@ import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
 import type { MachineCode } from '../jit/asm/program.ts';
-import { resetCounters, setRows } from '../jit/kernels/op.ts';
+import { setRows } from '../jit/kernels/op.ts';
 import { programBytes, writeProgram } from '../jit/kernels/program.ts';
 
 /** One op of a program, before it has an address. */
@@ -23,13 +23,34 @@ export interface OpSpec {
 
 const LINE_BYTES = 64;
 
-/** Emits and lays out. Throws SystemError when the system refuses memory. */
-export function buildProgram(specs: readonly OpSpec[]): StepProgram {
-  const kernels = new Map<string, MachineCode>();
-  for (const { kernel, emit } of specs) if (!kernels.has(kernel)) kernels.set(kernel, emit());
-  const codes = [...kernels.values()];
-  const code = loadCode(codes);
-  const names = [...kernels.keys()];
+/** Programs of the same kernels. */
+export interface ProgramSet {
+  readonly programs: readonly StepProgram[];
+  /** Emitted code, for listings and profilers. */
+  readonly kernels: readonly { readonly code: MachineCode; readonly address: Address }[];
+  /** No run may follow. */
+  free(): void;
+}
+
+/** Emits each kernel once and lays out a program for each list. Throws SystemError when the system refuses memory. */
+export function buildPrograms(lists: readonly (readonly OpSpec[])[]): ProgramSet {
+  const emitted = new Map<string, MachineCode>();
+  for (const { kernel, emit } of lists.flat()) if (!emitted.has(kernel)) emitted.set(kernel, emit());
+  const code = loadCode([...emitted.values()]);
+  const kernels = [...emitted.values()].map((each, i) => ({ code: each, address: addressAt(code, i) }));
+  const addresses = new Map([...emitted.keys()].map((name, i) => [name, addressAt(code, i)]));
+  const programs = lists.map((specs) => layOut(specs, addresses));
+  return {
+    programs,
+    kernels,
+    free: () => {
+      for (const program of programs) program.free();
+      code.free();
+    },
+  };
+}
+
+function layOut(specs: readonly OpSpec[], addresses: ReadonlyMap<string, Address>): StepProgram {
   const offsets: number[] = [];
   let numBytes = 0;
   for (const { blockBytes } of specs) {
@@ -43,13 +64,14 @@ export function buildProgram(specs: readonly OpSpec[]): StepProgram {
   }
   const table = allocateNative(programBytes(specs.length));
   const words = allocateNative(LINE_BYTES + 8 * (specs.length + 1));
-  const ops = specs.map(({ kernel }, i) => ({
-    kernel: addressAt(code, names.indexOf(kernel)),
-    block: blocks.address + offsets[i]!,
-  }));
+  const ops = specs.map(({ kernel: name }, i) => {
+    const kernel = addresses.get(name);
+    invariant(kernel, `no code was loaded for kernel ${name}`);
+    return { kernel, block: blocks.address + offsets[i]! };
+  });
   writeProgram(table.buffer, ops, { abort: words.address, stamps: 0 });
   const labels = specs.map(({ label }) => label);
-  const parts = { code, codes, blocks, table, words, offsets, labels };
+  const parts = { blocks, table, words, offsets, labels };
   return new StepProgram(parts, (stamps) => writeProgram(table.buffer, ops, { abort: words.address, stamps }));
 }
 
@@ -60,8 +82,6 @@ function addressAt({ addresses }: ExecutableCode, index: number): Address {
 }
 
 interface ProgramParts {
-  readonly code: ExecutableCode;
-  readonly codes: readonly MachineCode[];
   readonly blocks: NativeMemory;
   readonly table: NativeMemory;
   /** The abort word, and from the next line on time stamps. */
@@ -74,14 +94,11 @@ interface ProgramParts {
 export class StepProgram {
   readonly #parts: ProgramParts;
   readonly #rewrite: (stamps: Address) => void;
-  /** Of the op blocks. */
-  readonly #words: Int32Array;
   readonly #abort: Int32Array;
 
   constructor(parts: ProgramParts, rewrite: (stamps: Address) => void) {
     this.#parts = parts;
     this.#rewrite = rewrite;
-    this.#words = new Int32Array(parts.blocks.buffer);
     this.#abort = new Int32Array(parts.words.buffer, 0, 1);
   }
 
@@ -95,15 +112,8 @@ export class StepProgram {
     return this.#parts.labels;
   }
 
-  /** Emitted code, for listings and profilers. */
-  get kernels(): readonly { readonly code: MachineCode; readonly address: Address }[] {
-    const { code, codes } = this.#parts;
-    return codes.map((each, i) => ({ code: each, address: addressAt(code, i) }));
-  }
-
-  /** Before each run, with the team's next generation. */
-  reset(generation: number): void {
-    resetCounters(this.#words, this.#parts.offsets, generation);
+  /** Takes back an `abort`, before the next run. */
+  reset(): void {
     this.#abort[0] = 0;
   }
 
@@ -121,8 +131,7 @@ export class StepProgram {
 
   /** No run may follow. */
   free(): void {
-    const { code, blocks, table, words } = this.#parts;
-    code.free();
+    const { blocks, table, words } = this.#parts;
     for (const memory of [blocks, table, words]) memory.free();
   }
 }

@@ -3,14 +3,14 @@ import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { scratchBytes } from '../jit/kernels/sampler-abi.ts';
 import { sampleBlockBytes, writeSampleBlock } from '../sampler/sample-block.ts';
-import type { StepPlan } from '../scheduler/plan.ts';
-import { SwitchedBlock } from './switched-block.ts';
+import type { SamplerInput } from '../sampler/sampler-task.ts';
+import { GrowingBlock } from './growing-block.ts';
 
 export class SampleSteps {
   readonly #cell: NativeMemory;
   readonly #scratch: NativeMemory;
   readonly #scratchBytes: number;
-  readonly #block: SwitchedBlock;
+  readonly #block: GrowingBlock;
   readonly #numIds: number;
 
   /** `numIds`: ids that have a token; at most `vocabSize`. */
@@ -19,7 +19,7 @@ export class SampleSteps {
     this.#cell = allocateNative(64);
     this.#scratchBytes = scratchBytes(vocabSize);
     this.#scratch = allocateNative(this.#scratchBytes * numThreads);
-    this.#block = new SwitchedBlock(this.#cell.buffer, 0);
+    this.#block = new GrowingBlock(this.#cell.buffer, 0);
   }
 
   /** Of the 8 bytes that hold the address of the step's sample block. */
@@ -27,16 +27,13 @@ export class SampleSteps {
     return this.#cell.address;
   }
 
-  stage(plan: StepPlan): void {
-    writeSampleBlock(this.#block.writable(sampleBlockBytes(plan)), 0, plan, {
+  /** For the next step; none that uses this block may be running. */
+  write(input: SamplerInput): void {
+    writeSampleBlock(this.#block.writable(sampleBlockBytes(input)), 0, input, {
       numIds: this.#numIds,
       scratch: this.#scratch.address,
       scratchBytes: this.#scratchBytes,
     });
-  }
-
-  publish(): void {
-    this.#block.publish();
   }
 
   free(): void {

@@ -4,10 +4,18 @@ import { type Address, koffi } from '../ffi/koffi.ts';
 import { createThread, joinThread } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
-import { emitEnd, emitProgram, emitStart, emitWorker, TEAM_BYTES, teamField } from '../jit/kernels/program.ts';
+import {
+  emitBegin,
+  emitProgram,
+  emitWorker,
+  LEADER_IDLE,
+  TEAM_BYTES,
+  teamField,
+  workerField,
+} from '../jit/kernels/program.ts';
+import { StepSignal } from './step-signal.ts';
 
 export interface TeamOptions {
-  /** The thread that starts a step is one of them. */
   readonly numThreads: number;
   /** Whether workers poll for about a millisecond between steps before they sleep: waking one takes 50 us. */
   readonly polls: boolean;
@@ -26,79 +34,85 @@ export class ThreadTeam {
   readonly #code: ExecutableCode;
   /** The team's block, then a line per worker. */
   readonly #memory: NativeMemory;
-  readonly #words: Int32Array;
   readonly #view: DataView;
-  readonly #start: TeamCall;
-  readonly #end: TeamCall;
+  readonly #queued: BigInt64Array;
+  readonly #begin: TeamCall;
+  readonly #signal: StepSignal;
   readonly #workers: readonly number[];
-  #isRunning = false;
+  /** Of the step that was queued last. */
+  #generation = 0;
+  #numRunning = 0;
 
   /** Throws SystemError when the system refuses memory or executing it. */
   constructor({ numThreads, polls }: TeamOptions) {
     this.numThreads = numThreads;
-    this.#code = loadCode([emitProgram(), emitStart(), emitEnd(), emitWorker()]);
-    const [run, start, end, work] = this.#code.addresses as [Address, Address, Address, Address];
+    this.#code = loadCode([emitProgram(), emitBegin(), emitWorker()]);
+    const [run, begin, work] = this.#code.addresses as [Address, Address, Address];
     this.#memory = allocateNative(TEAM_BYTES + numThreads * LINE_BYTES);
-    this.#words = new Int32Array(this.#memory.buffer);
     this.#view = new DataView(this.#memory.buffer);
+    this.#queued = new BigInt64Array(this.#memory.buffer, teamField.queued, 1);
     this.#set(teamField.run, run);
     this.#set(teamField.numThreads, numThreads);
     this.#set(teamField.numPolls, polls ? NUM_POLLS : 0);
-    this.#start = koffi.decode(BigInt(start), teamCall);
-    this.#end = koffi.decode(BigInt(end), teamCall);
+    this.#set(teamField.queued, LEADER_IDLE);
+    this.#begin = koffi.decode(BigInt(begin), teamCall);
+    this.#signal = new StepSignal();
     const workers: number[] = [];
-    for (let thread = 1; thread < numThreads; thread++) {
+    for (let thread = 0; thread < numThreads; thread++) {
       const at = TEAM_BYTES + thread * LINE_BYTES;
-      this.#set(at, this.#memory.address);
-      this.#set(at + 8, thread);
+      this.#set(at + workerField.team, this.#memory.address);
+      this.#set(at + workerField.thread, thread);
+      this.#set(at + workerField.signal, thread === 0 ? this.#signal.fd : -1);
       workers.push(createThread(work, this.#memory.address + at));
     }
     this.#workers = workers;
   }
 
   #set(field: number, value: number): void {
-    this.#view.setBigUint64(field, BigInt(value), true);
+    this.#view.setBigInt64(field, BigInt(value), true);
   }
 
   /** Of the next step: counters of its ops must name it. */
   get nextGeneration(): number {
-    return (this.#words[teamField.generation / 4]! + 1) | 0;
+    return (this.#generation + 1) | 0;
   }
 
-  /** Runs the program that `emitProgram` takes, off the event loop. Its counters must have been reset. */
+  /**
+   * Runs the program that `emitProgram` takes, off the event loop: at once, or when the running step ends, which may be
+   * before JavaScript hears of that. One step may be queued. The program's counters must have been reset.
+   */
   async run(program: Address): Promise<void> {
-    this.#begin(program);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        this.#start.async(this.#memory.address, (error: unknown) => {
-          if (error) reject(error as Error);
-          else resolve();
-        });
-      });
-    } finally {
-      this.#isRunning = false;
-    }
+    this.#enqueue(program);
+    await this.#signal.wait();
+    this.#numRunning--;
   }
 
   /** The same on the calling thread: tests and benchmarks. */
   runSync(program: Address): void {
-    this.#begin(program);
-    this.#start(this.#memory.address);
-    this.#isRunning = false;
+    this.#enqueue(program);
+    this.#signal.waitSync();
+    this.#numRunning--;
   }
 
-  #begin(program: Address): void {
-    invariant(!this.#isRunning, 'a program is already running');
-    this.#isRunning = true;
+  #enqueue(program: Address): void {
+    invariant(this.#numRunning < 2, 'a third step while one runs and one is queued');
+    this.#numRunning++;
+    this.#generation = this.nextGeneration;
+    const before = Atomics.exchange(this.#queued, 0, BigInt(program));
+    if (before !== BigInt(LEADER_IDLE)) return;
+    // The leader does nothing before the generation changes.
+    Atomics.store(this.#queued, 0, 0n);
     this.#set(teamField.program, program);
+    this.#begin(this.#memory.address);
   }
 
   /** Ends the threads. Programs may be freed afterwards, and not before. */
   close(): void {
-    invariant(!this.#isRunning, 'the team is closed under a running program');
-    this.#words[teamField.stop / 4] = 1;
-    this.#end(this.#memory.address);
+    invariant(this.#numRunning === 0, 'the team is closed under a running program');
+    this.#set(teamField.stop, 1);
+    this.#begin(this.#memory.address);
     for (const worker of this.#workers) joinThread(worker);
+    this.#signal.close();
     this.#code.free();
     this.#memory.free();
   }

@@ -6,6 +6,7 @@ import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import { createGraphModel } from '../models/graph-model.ts';
 import type { Model } from '../models/model.ts';
 import { ModelProgram } from '../program/model-program.ts';
+import { NUM_PRECISE_POSITIONS } from '../program/step-order.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import { ComputePool } from '../tensor/compute.ts';
 import { GgmlAttention } from './ggml-attention.ts';
@@ -68,7 +69,7 @@ function numericsId({ ggml, model, groups, choice, deterministic }: CreateExecut
   const parts = [
     choice.kernels,
     // Emitted kernels have no fast and loose setting.
-    ...(choice.kernels === 'ggml' ? ofGgml : []),
+    ...(choice.kernels === 'ggml' ? ofGgml : [`precise ${NUM_PRECISE_POSITIONS}`]),
     model.weightTypes.join('+'),
     groups.map(({ element }) => element).join('+'),
   ];

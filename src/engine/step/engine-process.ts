@@ -8,6 +8,7 @@ import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
 import { describeLaps } from '../../common/laps.ts';
 import type { Log } from '../../common/log.ts';
+import type { Tracer } from '../../common/trace.ts';
 import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { ContractServer } from '../../contract/grpc.ts';
@@ -33,6 +34,8 @@ export interface EngineProcessOptions extends HostedEngineOptions {
   /** auto: instances of one host map each other's pools. */
   readonly kvTransport: 'auto' | 'tcp';
   readonly isSupervised: boolean;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
 }
 
 const LEASE_MS = 5_000;
@@ -40,6 +43,8 @@ const LEASE_MS = 5_000;
 const TICK_MS = 100;
 const DRAIN_MS = 30_000;
 const FAREWELL_MS = 50;
+/** How long a leaving instance waits for pages that others read. */
+const SETTLE_MS = 10_000;
 
 /** Serves until it is told to stop. Resolves with the exit code. Throws XllmError when it cannot start. */
 export async function runEngineProcess(options: EngineProcessOptions, log: Log): Promise<number> {
@@ -64,6 +69,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
     advertisedHost: options.advertise === undefined ? hostOf(options.listen) : hostOf(options.advertise),
     adopter: () => server,
     publish: (update) => server.publish(0, [update]),
+    onStay: (id) => server.stays(id),
     wake: () => loop.wake(),
     nowMs: () => clock.nowMs(),
   });
@@ -82,7 +88,14 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, transfers, loop, status, clock, processMs);
+  const leave = async () => {
+    await transfers.settle(SETTLE_MS);
+    stop(0);
+  };
+  const server = hostEngine(options, engine, transfers, loop, status, clock, processMs, () => {
+    log.info('drained, leaving');
+    void leave();
+  });
   const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
   const address = await contract.listen(options.listen);
@@ -104,10 +117,10 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   log.debug('engine serves', { address, numericsId: engine.numericsId });
   log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
 
-  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(() => stop(0)));
+  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(leave));
   // In a terminal Ctrl-C reaches the whole process group: the service decides when a supervised engine ends.
   process.on('SIGINT', () => {
-    if (!options.isSupervised) void server.drain(DRAIN_MS).then(() => stop(0));
+    if (!options.isSupervised) void server.drain(DRAIN_MS).then(leave);
   });
 
   const exitCode = await stopped;
@@ -118,6 +131,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   await sleep(FAREWELL_MS);
   contract.close();
   await loop.close();
+  await options.tracer?.close();
   if (exitCode === 0) await engine.close();
   return exitCode;
 }
@@ -130,6 +144,7 @@ function hostEngine(
   status: EngineStatus,
   clock: Clock,
   processMs: number,
+  leave: () => void,
 ): EngineServer {
   const { scheduler, kv, memory, vocabSize } = engine;
   const server = new EngineServer({
@@ -139,7 +154,9 @@ function hostEngine(
     transfers,
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
+    tracer: options.tracer,
     wake: () => loop.wake(),
+    leave,
     hello: () => helloOf(options, engine, status, processMs),
     status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining, handOff: transfers.status() }),
     kvEvents: (after, send) => {

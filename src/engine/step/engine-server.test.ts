@@ -23,7 +23,13 @@ import {
   StepsRequestSchema,
   SubmitRequestSchema,
 } from '../../contract/generated/xllm_pb.js';
-import { type ClientOf, ContractClient, type ContractSecurity, ContractServer } from '../../contract/grpc.ts';
+import {
+  type ClientOf,
+  ContractClient,
+  type ContractSecurity,
+  ContractServer,
+  type StreamHandle,
+} from '../../contract/grpc.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { makeCertificates } from '../../../test/support/certificates.ts';
 import { EngineServer, type HostedScheduler } from './engine-server.ts';
@@ -80,6 +86,7 @@ let engine: EngineServer;
 let server: ContractServer;
 let client: ClientOf<typeof Engine>;
 const batches: StepBatch[] = [];
+let numLeft = 0;
 
 async function serve(security: ContractSecurity, address = `unix:${folder}/e.sock`): Promise<string> {
   server = new ContractServer(security);
@@ -91,6 +98,7 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'xllm-test-engine-'));
   scheduler = new WrittenScheduler();
   batches.length = 0;
+  numLeft = 0;
   engine = new EngineServer({
     incarnation: 'life-1',
     model: 'm',
@@ -98,7 +106,9 @@ beforeEach(() => {
     transfers: { begin: () => {}, keep: () => {}, ended: () => {}, accept: () => {} },
     limits: { vocabSize: 100, maxModelLen: 64 },
     clock: monotonicClock,
+    tracer: null,
     wake: () => {},
+    leave: () => numLeft++,
     hello: () => create(HelloReplySchema, { incarnation: 'life-1' }),
     status: () => create(StatusReplySchema, { numRunning: scheduler.specs.size }),
     kvEvents: () => () => {},
@@ -112,9 +122,9 @@ afterEach(() => {
 });
 
 /** Connected as replica `r`, with its steps followed. */
-async function connect(): Promise<void> {
+async function connect(): Promise<StreamHandle> {
   client = new ContractClient(Engine, await serve({}));
-  client.stream(
+  const steps = client.stream(
     'steps',
     create(StepsRequestSchema, { replica: 'r' }),
     (batch) => batches.push(batch),
@@ -124,6 +134,7 @@ async function connect(): Promise<void> {
   await control({ requestId: 'probe', action: ControlRequest_Action.ABORT });
   await vi.waitFor(() => expect(scheduler.specs.size).toBe(0), DEADLINE_MS);
   scheduler.log.length = 0;
+  return steps;
 }
 
 const submit = (more: MessageInitShape<typeof SubmitRequestSchema>) =>
@@ -242,6 +253,32 @@ describe('calls that change nothing', () => {
     expect(scheduler.log).toEqual([]);
     expect((await submit({})).refused).toBe('');
   });
+});
+
+test('what a vanished replica asked for ends, and no drain waits for it', async () => {
+  const steps = await connect();
+  await submit({ seeds: [1n, 2n] });
+  expect(engine.numRequests).toBe(1);
+  steps.cancel();
+  await vi.waitFor(() => expect(engine.numRequests).toBe(0), DEADLINE_MS);
+  expect(scheduler.specs.size).toBe(0);
+  await engine.drain(DEADLINE_MS);
+});
+
+test('told to leave, it takes nothing more, and leaves once nothing runs; told twice it is the same', async () => {
+  await connect();
+  await submit({});
+  const drain = (incarnation: string) =>
+    client.call('drain', create(DrainRequestSchema, { incarnation, leave: true }), DEADLINE_MS);
+  await drain('life-0');
+  expect(engine.isDraining).toBe(false);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await submit({ requestId: 'late' })).refused).toBe('engine_unavailable');
+  expect(numLeft).toBe(0);
+  const [id = -1] = scheduler.specs.keys();
+  engine.publish(1, [end(id)]);
+  await vi.waitFor(() => expect(numLeft).toBeGreaterThan(0), DEADLINE_MS);
 });
 
 test('heartbeats say which life they are of and what they know of', async () => {

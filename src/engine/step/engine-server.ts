@@ -2,6 +2,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { Clock } from '../../common/clock.ts';
 import { invariant, isRefusal, type Refusal } from '../../common/errors.ts';
+import { parseTraceparent, type Tracer } from '../../common/trace.ts';
 import {
   type ControlRequest,
   ControlReplySchema,
@@ -15,6 +16,7 @@ import {
   type KvEventBatch,
   type StatusReply,
   type SequenceDelta,
+  SequenceDeltaSchema,
   type SourceMessage,
   type StepBatch,
   StepBatchSchema,
@@ -30,6 +32,7 @@ import type { Adopter } from '../transfer/incoming.ts';
 import { messageOfUpdate } from './delta-codec.ts';
 import { Heartbeats } from './heartbeat.ts';
 import { RecentKeys } from './recent-keys.ts';
+import { SequenceTrace } from './sequence-trace.ts';
 import { type SpecBody, type SubmitLimits, specsOfSubmit } from './submit-codec.ts';
 
 /** What the server needs of the scheduler. */
@@ -47,7 +50,8 @@ export interface HostedScheduler {
 
 /** Where sequences leave to, and come from. */
 export interface HostedTransfers {
-  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget): void;
+  /** `isLive`: it goes on here while its KV travels. */
+  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget, isLive: boolean): void;
   keep(id: number): void;
   ended(id: number): void;
   accept(
@@ -64,8 +68,12 @@ export interface EngineServerOptions {
   readonly transfers: HostedTransfers;
   readonly limits: SubmitLimits;
   readonly clock: Clock;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
   /** After anything that may give the scheduler work. */
   readonly wake: () => void;
+  /** Called once nothing runs any more after a drain that asked for it. */
+  readonly leave: () => void;
   readonly hello: (request: HelloRequest) => HelloReply;
   readonly status: () => StatusReply;
   /** Follows prefix-cache events; the returned function stops. */
@@ -76,6 +84,8 @@ interface HostedRequest {
   readonly replica: string;
   readonly requestId: string;
   readonly attempt: number;
+  /** As it came: what it takes with it where it moves. */
+  readonly submitted: SubmitRequest;
   /** Sequence id by choice. */
   readonly sequences: Map<number, number>;
   /** Its choices came one by one from another instance. */
@@ -89,6 +99,8 @@ interface HostedSequence {
   hasSentTokens: boolean;
   /** When its latest tokens were sent; NaN: none yet. */
   lastTokensMs: number;
+  /** null: nobody traces it. */
+  readonly trace: SequenceTrace | null;
 }
 
 /** A service replica that follows the steps of its requests. */
@@ -148,7 +160,9 @@ export class EngineServer implements Adopter {
       handOff: (requests, stream) => transfers.accept(requests, stream),
       drain: async (request) => {
         // What ends a service must name it: bytes that happen to decode to this message name nobody.
-        if (request.incarnation === this.#options.incarnation) await this.drain(request.deadlineMs);
+        const isMeant = request.incarnation === this.#options.incarnation;
+        if (isMeant && request.leave) void this.drain(Number.POSITIVE_INFINITY).then(this.#options.leave);
+        else if (isMeant) await this.drain(request.deadlineMs);
         return create(DrainReplySchema, { numRemaining: this.#requests.size });
       },
     });
@@ -161,7 +175,7 @@ export class EngineServer implements Adopter {
     if (this.#requests.size === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#drained.push(resolve);
-    const timer = setTimeout(resolve, deadlineMs);
+    const timer = Number.isFinite(deadlineMs) ? setTimeout(resolve, deadlineMs) : undefined;
     await promise;
     clearTimeout(timer);
   }
@@ -181,6 +195,7 @@ export class EngineServer implements Adopter {
       const isFirst = !hosted.hasSentTokens && update.tokenIds.length > 0;
       if (isFirst) hosted.hasSentTokens = true;
       if (update.tokenIds.length > 0) this.#observe(update, hosted, isFirst);
+      hosted.trace?.update(update, isFirst, this.#options.clock.nowMs());
       const delta = messageOfUpdate(
         update,
         { requestId: request.requestId, attempt: request.attempt, choice },
@@ -194,6 +209,15 @@ export class EngineServer implements Adopter {
     for (const [replica, deltas] of batches) {
       this.#replicas.get(replica)?.steps.write(create(StepBatchSchema, { stepId: BigInt(stepId), deltas }));
     }
+  }
+
+  /** A sequence that was to move goes on here. */
+  stays(id: number): void {
+    const hosted = this.#sequences.get(id);
+    if (!hosted) return;
+    const { replica, requestId, attempt } = hosted.request;
+    const delta = create(SequenceDeltaSchema, { requestId, attempt, choice: hosted.choice, stays: true });
+    this.#replicas.get(replica)?.steps.write(create(StepBatchSchema, { stepId: 0n, deltas: [delta] }));
   }
 
   #submit(request: SubmitRequest): SubmitReply {
@@ -230,8 +254,8 @@ export class EngineServer implements Adopter {
     const hosted = this.#host(request, false);
     hosted.numOpen = sequences.length;
     for (const [choice, id] of sequences.entries()) {
-      this.#enter(hosted, choice, id);
-      if (request.handOff) transfers.begin(id, request, choice, request.handOff);
+      this.#enter(hosted, request, choice, id, nowMs);
+      if (request.handOff) transfers.begin(id, request, choice, request.handOff, false);
     }
     wake();
     return create(SubmitReplySchema);
@@ -260,24 +284,30 @@ export class EngineServer implements Adopter {
     const refusal = this.refusalOf(request, choice);
     if (refusal) return refusal;
     const id = this.#nextSequenceId++;
-    const refused = this.#options.scheduler.adopt({ ...spec, id, group: -1 }, imported, this.#options.clock.nowMs());
+    const nowMs = this.#options.clock.nowMs();
+    const refused = this.#options.scheduler.adopt({ ...spec, id, group: -1 }, imported, nowMs);
     if (refused) return refused;
     const hosted = this.#requests.get(keyOf(request)) ?? this.#host(request, true);
     invariant(hosted.isAdopted, `request ${request.requestId} comes to where it runs`);
     hosted.numOpen++;
-    this.#enter(hosted, choice, id);
+    this.#enter(hosted, request, choice, id, nowMs);
     return id;
   }
 
-  #host({ replica, requestId, attempt }: SubmitRequest, isAdopted: boolean): HostedRequest {
-    const hosted = { replica, requestId, attempt, sequences: new Map<number, number>(), isAdopted, numOpen: 0 };
+  #host(submitted: SubmitRequest, isAdopted: boolean): HostedRequest {
+    const { replica, requestId, attempt } = submitted;
+    const sequences = new Map<number, number>();
+    const hosted = { replica, requestId, attempt, submitted, sequences, isAdopted, numOpen: 0 };
     this.#requests.set(keyOf(hosted), hosted);
     return hosted;
   }
 
-  #enter(hosted: HostedRequest, choice: number, id: number): void {
+  #enter(hosted: HostedRequest, { traceparent }: SubmitRequest, choice: number, id: number, nowMs: number): void {
+    const { tracer } = this.#options;
+    const parent = tracer && parseTraceparent(traceparent);
+    const trace = tracer && parent && new SequenceTrace(tracer, parent, choice, nowMs, hosted.isAdopted);
     hosted.sequences.set(choice, id);
-    this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false, lastTokensMs: Number.NaN });
+    this.#sequences.set(id, { request: hosted, choice, hasSentTokens: false, lastTokensMs: Number.NaN, trace });
   }
 
   #control(request: ControlRequest): void {
@@ -296,6 +326,8 @@ export class EngineServer implements Adopter {
       else if (request.action === ControlRequest_Action.PAUSE) scheduler.pause(id);
       else if (request.action === ControlRequest_Action.RESUME) scheduler.resume(id);
       else if (request.action === ControlRequest_Action.KEEP) transfers.keep(id);
+      else if (request.action === ControlRequest_Action.MOVE && request.target)
+        transfers.begin(id, hosted.submitted, choice, request.target, true);
     }
     wake();
   }
@@ -315,8 +347,7 @@ export class EngineServer implements Adopter {
     stream.onClose(() => {
       if (this.#replicas.get(replica) !== own) return;
       this.#replicas.delete(replica);
-      for (const [id, { request }] of this.#sequences)
-        if (request.replica === replica) this.#options.scheduler.abort(id);
+      for (const [id, { request }] of this.#sequences) if (request.replica === replica) this.#abort(id);
       this.#options.wake();
     });
   }

@@ -1,4 +1,5 @@
 // Owns an engine's share in moving sequences: what leaves, what comes, and their turns around each step.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import {
   type HandOffStatus,
@@ -38,9 +39,12 @@ export interface EngineTransfersOptions {
   readonly advertisedHost: string;
   readonly adopter: () => Adopter;
   readonly publish: (update: SequenceUpdate) => void;
+  readonly onStay: (id: number) => void;
   readonly wake: () => void;
   readonly nowMs: () => number;
 }
+
+const SETTLE_POLL_MS = 20;
 
 export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceUpdate> {
   readonly #engine: EngineTransfersOptions['engine'];
@@ -49,7 +53,8 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
   readonly #incoming: Incoming;
 
   constructor(options: EngineTransfersOptions) {
-    const { engine, instance, incarnation, model, kvLayout, mapsPools, security, publish, wake, nowMs } = options;
+    const { engine, instance, incarnation, model, kvLayout, mapsPools, security, publish, onStay, wake, nowMs } =
+      options;
     const { scheduler, kv, pages, numericsId } = engine;
     const identity = { model, numericsId, kvLayout };
     const host = mapsPools ? hostId() : '';
@@ -60,6 +65,7 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
       listener: new TcpListener(options.listenHost, security),
       advertisedHost: options.advertisedHost,
       mapsPools,
+      onStay,
       pair: (target) =>
         create(PairSchema, {
           protocol: PROTOCOL_VERSION,
@@ -87,8 +93,8 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
     });
   }
 
-  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget): void {
-    this.#outgoing.begin(id, request, choice, target);
+  begin(id: number, request: SubmitRequest, choice: number, target: HandOffTarget, isLive: boolean): void {
+    this.#outgoing.begin(id, request, choice, target, isLive);
   }
 
   keep(id: number): void {
@@ -145,6 +151,17 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
       numOpen: this.#outgoing.numOpen + this.#incoming.numOpen,
       pagesOut: this.#engine.kv.exchange.numLent,
     });
+  }
+
+  /** Resolves when others have no page of ours any more, or after `deadlineMs`: then they compute anew what they lose. */
+  async settle(deadlineMs: number): Promise<void> {
+    const endMs = performance.now() + deadlineMs;
+    while (performance.now() < endMs) {
+      this.flush();
+      if (this.#engine.kv.exchange.numLent === 0 && this.#outgoing.numOpen + this.#incoming.numOpen === 0) return;
+      this.#outgoing.recallAll();
+      await sleep(SETTLE_POLL_MS);
+    }
   }
 
   close(): void {

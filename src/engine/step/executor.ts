@@ -7,7 +7,10 @@ export interface Executor {
    * so it must not touch anything that a running step can read.
    */
   prepare(plan: StepPlan): Promise<void>;
-  /** Runs a prepared plan. Placeholders are taken from the previous run's output. Rejects only on a bug. */
+  /**
+   * Runs the plan prepared last, or, if one is running, queues it to begin when that ends; none is prepared before then.
+   * Placeholders are taken from the previous run's output. Rejects only on a bug.
+   */
   run(plan: StepPlan): Promise<StepOutput>;
   close(): Promise<void>;
 }

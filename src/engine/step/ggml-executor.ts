@@ -57,6 +57,8 @@ export class GgmlExecutor implements Executor {
   readonly #staged = [new StagedInputs(), new StagedInputs()];
   #arena: NativeMemory | null = null;
   /** Tokens sampled by the previous run. */
+  /** Settles when the step that was asked for last has ended. */
+  #last: Promise<unknown> = Promise.resolve();
   #previousTokens: Int32Array = new Int32Array(0);
 
   constructor(options: GgmlExecutorOptions) {
@@ -111,7 +113,14 @@ export class GgmlExecutor implements Executor {
     };
   }
 
-  async run(plan: StepPlan): Promise<StepOutput> {
+  run(plan: StepPlan): Promise<StepOutput> {
+    const result = this.#last.then(() => this.#run(plan));
+    // Who waits for the step hears of its failure; the one after it finds out by itself.
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  async #run(plan: StepPlan): Promise<StepOutput> {
     const prepared = this.#prepared.get(plan.stepId);
     invariant(prepared, `step ${plan.stepId} was not prepared`);
     this.#prepared.delete(plan.stepId);
@@ -136,7 +145,7 @@ export class GgmlExecutor implements Executor {
       tokenIds,
       logprobs,
       topLogprobs,
-      ...hiddenOf(plan, hidden, hiddenSize),
+      ...hiddenOf(plan, hidden, hiddenSize, (output) => output),
       graphMode: cached ? 'partial' : 'eager',
       computeMs: performance.now() - startMs,
     };

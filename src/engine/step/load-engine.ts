@@ -129,6 +129,7 @@ export async function loadEngine(
     maxNumSeqs,
     maxBatchedTokens: maxNumBatchedTokens,
     layout: options.kvLayout,
+    gainsFromRanges: choice.kernels === 'ggml',
     // Called while steps run, which is after the cache below was made.
     onShortage: (group, count) => kv.limitPages(group, count),
   });

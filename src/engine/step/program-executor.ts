@@ -3,7 +3,10 @@ import { invariant } from '../../common/errors.ts';
 import { viewMemory } from '../ffi/koffi.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
-import type { ModelProgram } from '../program/model-program.ts';
+import type { ModelProgram, PreparedStep } from '../program/model-program.ts';
+import type { StepProgram } from '../program/program-builder.ts';
+import type { StepLane } from '../program/step-lane.ts';
+import { type StepOrder, samplerInput, samplerOutput } from '../program/step-order.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
 import { readSampleResults } from '../sampler/sample-results.ts';
 import type { Executor } from './executor.ts';
@@ -20,16 +23,25 @@ export interface ProgramExecutorOptions {
   readonly observe?: (plan: StepPlan, logits: Float32Array) => void;
 }
 
+/** Views of what a lane's steps leave. */
+interface Results {
+  readonly logits: Float32Array;
+  readonly hidden: Float32Array;
+  readonly results: Int32Array;
+}
+
 export class ProgramExecutor implements Executor {
   readonly choice: KernelChoice;
   /** Executors of equal id compute the same bits from equal weights. */
   readonly numericsId: string;
   readonly #options: ProgramExecutorOptions;
   readonly #blockTokens: readonly number[];
-  readonly #logits: Float32Array;
-  readonly #hidden: Float32Array;
-  readonly #results: Int32Array;
-  #preparedStep = -1;
+  readonly #results: ReadonlyMap<StepLane, Results>;
+  #prepared: (PreparedStep & { readonly stepId: number }) | null = null;
+  /** When the step before ended. */
+  #endMs = 0;
+  /** Of the step whose results were read last. */
+  #lastProgram: StepProgram | null = null;
 
   constructor(options: ProgramExecutorOptions) {
     const { model, space, program } = options;
@@ -37,37 +49,50 @@ export class ProgramExecutor implements Executor {
     this.choice = options.choice;
     this.numericsId = options.numericsId;
     this.#blockTokens = space.layouts.map(({ blockTokens }) => blockTokens);
-    const { maxOutputs, buffers } = program;
+    const { maxOutputs, lanes } = program;
     const { hiddenSize, vocabSize } = model.config;
-    this.#logits = new Float32Array(viewMemory(buffers.logits.address, 4 * maxOutputs * vocabSize));
-    this.#hidden = new Float32Array(viewMemory(buffers.hidden.address, 4 * maxOutputs * hiddenSize));
-    this.#results = new Int32Array(viewMemory(buffers.results.address, maxOutputs * buffers.results.rowBytes));
+    const view = ({ results: { logits, hidden, results } }: StepLane): Results => ({
+      logits: new Float32Array(viewMemory(logits.address, 4 * maxOutputs * vocabSize)),
+      hidden: new Float32Array(viewMemory(hidden.address, 4 * maxOutputs * hiddenSize)),
+      results: new Int32Array(viewMemory(results.address, maxOutputs * results.rowBytes)),
+    });
+    this.#results = new Map(lanes.map((lane) => [lane, view(lane)]));
   }
 
-  /** For profilers: time stamps and code. */
-  get program(): ModelProgram['program'] {
-    return this.#options.program.program;
+  /** For profilers: time stamps. */
+  get programs(): readonly StepProgram[] {
+    return this.#options.program.lanes.map(({ program }) => program);
+  }
+
+  get lastProgram(): StepProgram | null {
+    return this.#lastProgram;
   }
 
   async prepare(plan: StepPlan): Promise<void> {
     const { model, space, program } = this.#options;
     checkPlan(plan, model.config.vocabSize, this.#blockTokens);
     await space.prepare(plan.groups);
-    program.stage(plan);
-    this.#preparedStep = plan.stepId;
+    this.#prepared = { stepId: plan.stepId, ...program.prepare(plan) };
   }
 
   async run(plan: StepPlan): Promise<StepOutput> {
-    invariant(this.#preparedStep === plan.stepId, `step ${plan.stepId} was not prepared`);
+    invariant(this.#prepared?.stepId === plan.stepId, `step ${plan.stepId} was not prepared`);
     const { program, model } = this.#options;
-    const startMs = performance.now();
-    await program.run();
-    const computeMs = performance.now() - startMs;
+    const { lane, order } = this.#prepared;
+    const queuedMs = performance.now();
+    await program.run(this.#prepared);
+    const endMs = performance.now();
+    // A queued step begins when the one before ends.
+    const computeMs = endMs - Math.max(queuedMs, this.#endMs);
+    this.#endMs = endMs;
+    const results = this.#results.get(lane);
+    invariant(results, 'every lane has results');
     const { vocabSize, numIds, hiddenSize } = model.config;
-    this.#options.observe?.(plan, this.#logits.subarray(0, plan.outputToken.length * vocabSize));
-    const sources = { results: this.#results, logits: this.#logits, vocabSize, numIds };
-    const { tokenIds, logprobs, topLogprobs } = readSampleResults(plan, sources);
-    const hidden = hiddenOf(plan, this.#hidden, hiddenSize);
+    this.#options.observe?.(plan, logitsOf(order, results.logits, vocabSize));
+    const bySlot = readSampleResults(samplerInput(plan, order), { ...results, vocabSize, numIds });
+    const { tokenIds, logprobs, topLogprobs } = samplerOutput(bySlot, order);
+    const hidden = hiddenOf(plan, results.hidden, hiddenSize, (output) => order.outputSlots[output]!);
+    this.#lastProgram = lane.program;
     return { stepId: plan.stepId, tokenIds, logprobs, topLogprobs, ...hidden, graphMode: 'full', computeMs };
   }
 
@@ -77,11 +102,26 @@ export class ProgramExecutor implements Executor {
   }
 }
 
-/** Copies the states that were asked for: their memory is the next step's. */
-export function hiddenOf(plan: StepPlan, hidden: Float32Array, size: number): Pick<StepOutput, 'hidden'> {
+/** [O,V] in the plan's order: valid until the next step where that is the order in memory, else a copy. */
+function logitsOf({ outputSlots, keepsOutputs }: StepOrder, logits: Float32Array, size: number): Float32Array {
+  if (keepsOutputs) return logits.subarray(0, outputSlots.length * size);
+  const copy = new Float32Array(outputSlots.length * size);
+  for (const [output, slot] of outputSlots.entries()) {
+    copy.set(logits.subarray(slot * size, (slot + 1) * size), output * size);
+  }
+  return copy;
+}
+
+/** Copies the states that were asked for: their memory is the next step's. `slotOf`: the row of an output. */
+export function hiddenOf(
+  plan: StepPlan,
+  hidden: Float32Array,
+  size: number,
+  slotOf: (output: number) => number,
+): Pick<StepOutput, 'hidden'> {
   if (!plan.outputKinds.includes(outputKind.hidden)) return {};
-  const rows = Array.from(plan.outputKinds, (kind, i) =>
-    kind === outputKind.hidden ? hidden.slice(i * size, (i + 1) * size) : null,
-  );
+  const rows = Array.from(plan.outputKinds, (kind, i) => {
+    return kind === outputKind.hidden ? hidden.slice(slotOf(i) * size, (slotOf(i) + 1) * size) : null;
+  });
   return { hidden: rows };
 }

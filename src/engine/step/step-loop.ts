@@ -84,9 +84,11 @@ export class StepLoop<Update> {
       }
       const next = asyncScheduling ? scheduler.plan(clock.nowMs()) : null;
       if (next) await executor.prepare(next);
-      const output = await current.result;
-      // The next step starts before this one is committed: the processor never waits for bookkeeping.
+      // Queued: the next step begins when this one ends, whatever the event loop is busy with then.
       const following: InFlight | null = next ? { plan: next, result: executor.run(next) } : null;
+      // Its failure is heard when its turn comes.
+      following?.result.catch(() => {});
+      const output = await current.result;
       this.#commit(current.plan, output);
       const cpuNowUs = threadCpuUs();
       this.#eventLoopCpuUs += cpuNowUs - cpuUs;

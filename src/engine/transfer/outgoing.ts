@@ -43,6 +43,8 @@ export interface OutgoingOptions {
   /** What this instance says of itself to that target. */
   readonly pair: (target: Target) => Pair;
   readonly publish: (update: SequenceUpdate) => void;
+  /** A sequence that was to move stays after all. */
+  readonly onStay: (id: number) => void;
   /** Something may run again. */
   readonly wake: () => void;
   readonly nowMs: () => number;
@@ -55,6 +57,14 @@ interface Transfer {
   readonly request: SubmitRequest;
   readonly choice: number;
   readonly pairing: SourcePairing;
+  /** It goes on decoding here while its blocks travel, and is held for the last ones only. */
+  readonly isLive: boolean;
+  /** Live, and not held yet. */
+  isFree: boolean;
+  /** Calls of `push` that are not done. */
+  numPushing: number;
+  /** Positions that the target has room for. */
+  numReserved: number;
   state: OutgoingState;
   /** First block that has not been pushed, and that the target lacks. */
   nextBlock: number;
@@ -65,6 +75,10 @@ interface Transfer {
 
 /** Below this share of free pages what was lent is called back. */
 const shortShare = 0.05;
+/** Tokens that a sequence may generate here while its blocks are sent. */
+const liveRoom = 128;
+/** Tokens that may still come once it is held. */
+const stepsInFlight = 2;
 
 export class Outgoing {
   readonly #options: OutgoingOptions;
@@ -84,17 +98,26 @@ export class Outgoing {
   }
 
   /**
-   * The sequence is to go on at `target` after its first token, or, `atOnce`, as soon as it stands still. Until it has
-   * been taken there it is ours, and where it is not taken it stays.
+   * The sequence is to go on at `target` after its first token, or, live, whatever it has come to: it then goes on here
+   * until nearly all of its KV is there. Until it has been taken there it is ours, and where it is not taken it stays.
    */
-  begin(id: number, request: SubmitRequest, choice: number, target: Target): void {
-    this.#options.scheduler.hold(id);
+  begin(id: number, request: SubmitRequest, choice: number, target: Target, isLive = false): void {
+    const { scheduler, onStay } = this.#options;
+    if (this.#bySequence.has(id)) {
+      onStay(id);
+      return;
+    }
+    if (!isLive) scheduler.hold(id);
     const transfer: Transfer = {
       id,
       number: ++this.#numTransfers,
       request,
       choice,
       pairing: this.#pairingWith(target),
+      isLive,
+      isFree: isLive,
+      numPushing: 0,
+      numReserved: 0,
       state: 'queued',
       nextBlock: 0,
       offered: [],
@@ -102,6 +125,8 @@ export class Outgoing {
     };
     this.#transfers.set(transfer.number, transfer);
     this.#bySequence.set(id, transfer);
+    // What stands still gets no row that would begin it.
+    if (isLive && transfer.pairing.transport && scheduler.moving(id)?.kv) this.#turn(transfer, 'begun');
   }
 
   /** These sequences have rows in the step that was just planned. */
@@ -131,6 +156,12 @@ export class Outgoing {
   /** Transfers under way, and pages that others have. */
   get numOpen(): number {
     return this.#transfers.size;
+  }
+
+  /** Asks all for what they were lent: the instance is about to leave. */
+  recallAll(): void {
+    for (const pairing of this.#pairings.values())
+      if (pairing.leases.numPages > 0) pairing.send({ case: 'recall', value: create(RecallSchema) });
   }
 
   close(): void {
@@ -218,7 +249,7 @@ export class Outgoing {
   }
 
   #act(transfer: Transfer, action: OutgoingAction): void {
-    const { scheduler, publish, wake, figures } = this.#options;
+    const { scheduler, publish, wake, onStay, figures } = this.#options;
     const { id, number, pairing } = transfer;
     switch (action) {
       case 'reserve':
@@ -230,6 +261,7 @@ export class Outgoing {
       case 'keep':
         figures.numKept++;
         scheduler.release(id);
+        if (transfer.isLive) onStay(id);
         wake();
         return;
       case 'cancel':
@@ -261,7 +293,11 @@ export class Outgoing {
       deadlineMs: this.#leftMs(sequence),
     });
     delete record.handOff;
-    const numTokens = spec.promptIds.length + generatedIds.length;
+    const numPrompt = spec.promptIds.length;
+    const numKnown = numPrompt + generatedIds.length;
+    // While blocks are sent more come; lent ones need no room.
+    const numTokens = transfer.isLive ? Math.min(numKnown + liveRoom, numPrompt + spec.params.maxTokens) : numKnown;
+    transfer.numReserved = numTokens;
     pairing.send({
       case: 'reserve',
       value: create(ReserveSchema, { transfer: number, request: record, choice, numTokens }),
@@ -274,12 +310,31 @@ export class Outgoing {
     const { transport } = transfer.pairing;
     if (transfer.state !== 'moving' || !transport) return;
     const sequence = scheduler.moving(transfer.id);
-    if (!sequence?.kv) return;
+    if (!sequence?.kv) {
+      // Preempted: it has to be computed anew before it could be held.
+      if (sequence && transfer.isLive) this.#turn(transfer, 'kept');
+      return;
+    }
     if (!transport.lends) {
       const end = Math.floor(sequence.numComputed / kv.blockTokens);
       if (end > transfer.nextBlock) this.#push(transfer, transport, sequence, end * kv.blockTokens);
     }
+    if (transfer.isFree && this.#isNearlyThere(transfer, sequence)) {
+      transfer.isFree = false;
+      scheduler.hold(transfer.id, true);
+      // Nothing of it may be in flight.
+      this.#advance(transfer);
+      return;
+    }
     if (sequence.isSettled) this.#turn(transfer, 'settled');
+  }
+
+  /** What is left to travel is less than what its last steps here compute. */
+  #isNearlyThere({ pairing, numPushing, numReserved }: Transfer, sequence: MovingSequence): boolean {
+    const numTokens = sequence.spec.promptIds.length + sequence.generatedIds.length;
+    // Held in the middle of its prompt it would never stand still with all of it computed.
+    if (numTokens - sequence.numComputed > 1 + stepsInFlight) return false;
+    return pairing.transport?.lends === true || numPushing === 0 || numTokens + stepsInFlight >= numReserved;
   }
 
   /** Sends the blocks from `nextBlock` to that of position `numTokens - 1`. */
@@ -298,6 +353,7 @@ export class Outgoing {
     figures.numBlocksPushed += blocks.length;
     figures.numBytesPushed += blocks.reduce((sum, { group }) => sum + (pages.pageBytes[group] ?? 0), 0);
     kv.exchange.lend(runs);
+    transfer.numPushing++;
     transport
       .push(blocks)
       .catch(() => {
@@ -305,6 +361,8 @@ export class Outgoing {
       })
       .finally(() => {
         for (const { group, page } of blocks) kv.exchange.takeBack(group, page);
+        transfer.numPushing--;
+        this.#advance(transfer);
       });
   }
 
@@ -381,8 +439,7 @@ export class Outgoing {
       .stats()
       .groups.some(({ numPages, numFree, numReusable }) => numFree + numReusable < shortShare * numPages);
     if (!isShort) return;
-    for (const pairing of this.#pairings.values())
-      if (pairing.leases.numPages > 0) pairing.send({ case: 'recall', value: create(RecallSchema) });
+    this.recallAll();
   }
 
   #tick(): void {

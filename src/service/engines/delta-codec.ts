@@ -27,6 +27,7 @@ export function deltaOfMessage(message: SequenceDelta): EngineDelta {
     queueMs: message.queueMs ?? null,
     prefillMs: message.prefillMs ?? null,
     numPreemptions: message.numPreemptions ?? 0,
+    ...(message.stays ? { stays: true } : {}),
     error:
       finish === 'error'
         ? { refused: (message.errorCode || 'internal_error') as ErrorCode, message: message.errorMessage }

@@ -9,6 +9,7 @@ import {
   ControlRequestSchema,
   DrainRequestSchema,
   Engine,
+  type HandOffTarget,
   HandOffTargetSchema,
   type Heartbeat,
   HeartbeatsRequestSchema,
@@ -48,6 +49,8 @@ export interface Attempt extends EngineRequest {
   readonly cachedTokens: number;
   /** The instance that goes on after the first token; null: the same. */
   readonly handOff: HandOffAddress | null;
+  /** Where the engine's spans belong; absent: no traces. */
+  readonly traceparent?: string;
 }
 
 export type HandOffAddress = Pick<InstanceRecord, 'name' | 'incarnation' | 'address'>;
@@ -205,15 +208,8 @@ export class EngineConnection {
       deadlineMs: request.deadlineMs,
       ttftSloMs: request.ttftSloMs,
       tpotSloMs: request.tpotSloMs,
-      ...(handOff
-        ? {
-            handOff: create(HandOffTargetSchema, {
-              instance: handOff.name,
-              incarnation: handOff.incarnation,
-              address: handOff.address,
-            }),
-          }
-        : {}),
+      traceparent: request.traceparent ?? '',
+      ...(handOff ? { handOff: targetOf(handOff) } : {}),
     });
     try {
       const reply = await this.#client.call('submit', message, CALL_DEADLINE_MS);
@@ -228,7 +224,7 @@ export class EngineConnection {
       const detail = error instanceof Error ? error.message : String(error);
       return { refused: 'engine_lost', message: `the engine did not take the request (${detail})`, retryAfterS: 1 };
     }
-    return { ...this.#handleOf(carried), keep: () => this.#control(carried, ControlRequest_Action.KEEP) };
+    return this.#handleOf(carried);
   }
 
   /** Hears what this instance says of an attempt that another one will hand over to it. */
@@ -261,9 +257,11 @@ export class EngineConnection {
     };
   }
 
-  #handleOf(carried: Carried): EngineHandle {
+  #handleOf(carried: Carried): SourceLeg {
     return {
-      abort: (choice, keepTokens) => this.#control(carried, ControlRequest_Action.ABORT, choice, keepTokens),
+      keep: () => this.#control(carried, ControlRequest_Action.KEEP),
+      moveTo: (target) => this.#control(carried, ControlRequest_Action.MOVE, { target }),
+      abort: (choice, keepTokens) => this.#control(carried, ControlRequest_Action.ABORT, { choice, keepTokens }),
       pause: () => this.#control(carried, ControlRequest_Action.PAUSE),
       resume: () => this.#control(carried, ControlRequest_Action.RESUME),
     };
@@ -283,14 +281,10 @@ export class EngineConnection {
     for (const carried of given) this.#control(carried, ControlRequest_Action.ABORT);
   }
 
-  /** Resolves with the number of requests still running when the engine replied. */
-  async drain(deadlineMs: number): Promise<number> {
-    const reply = await this.#client.call(
-      'drain',
-      create(DrainRequestSchema, { deadlineMs, incarnation: this.#incarnation }),
-      deadlineMs + CALL_DEADLINE_MS,
-    );
-    return reply.numRemaining;
+  /** The engine takes nothing new, and exits once nothing runs there. Rejects when it cannot be told. */
+  async drain(): Promise<void> {
+    const request = create(DrainRequestSchema, { leave: true, incarnation: this.#incarnation });
+    await this.#client.call('drain', request, CALL_DEADLINE_MS);
   }
 
   close(): void {
@@ -302,7 +296,16 @@ export class EngineConnection {
   }
 
   /** Fire and forget: when the engine is gone, so is what was to be controlled. */
-  #control({ requestId, attempt }: Carried, action: ControlRequest_Action, choice?: number, keepTokens?: number): void {
+  #control(
+    { requestId, attempt }: Carried,
+    action: ControlRequest_Action,
+    more: {
+      readonly choice?: number | undefined;
+      readonly keepTokens?: number | undefined;
+      readonly target?: HandOffAddress;
+    } = {},
+  ): void {
+    const { choice, keepTokens, target } = more;
     const request = create(ControlRequestSchema, {
       requestId,
       attempt,
@@ -311,6 +314,7 @@ export class EngineConnection {
       action,
       choices: choice === undefined ? [] : [choice],
       ...(keepTokens === undefined ? {} : { keepTokens }),
+      ...(target ? { target: targetOf(target) } : {}),
     });
     this.#client.call('control', request, CALL_DEADLINE_MS).catch(() => {
       // The step stream reports the loss.
@@ -388,6 +392,10 @@ export class EngineConnection {
     const error: Refusal = { refused: 'engine_lost', message: `${why}; it is safe to retry`, retryAfterS: 1 };
     for (const choice of open) onDelta({ ...emptyDelta(choice), finish: 'error', error });
   }
+}
+
+function targetOf({ name, incarnation, address }: HandOffAddress): HandOffTarget {
+  return create(HandOffTargetSchema, { instance: name, incarnation, address });
 }
 
 function keyOf(requestId: string, attempt: number): string {

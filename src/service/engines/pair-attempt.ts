@@ -2,15 +2,18 @@
 // tries it looks like one: a single stream in order, and a loss only where neither has what the client still wants.
 import type { EngineDelta, EngineHandle } from '../engine-client.ts';
 import { emptyDelta } from './delta-codec.ts';
+import type { HandOffAddress } from './engine-connection.ts';
 
-/** The instance with the prompt. */
+/** The instance that has it. */
 export interface SourceLeg extends EngineHandle {
   /** No hand-off any more: what has not left goes on there. */
   keep(): void;
+  /** What runs there is to go on at another instance, with its KV. */
+  moveTo(target: HandOffAddress): void;
 }
 
 /** The instance that goes on. */
-export interface TargetLeg extends EngineHandle {
+export interface TargetLeg extends SourceLeg {
   /** It must have the request by now. */
   arrived(): void;
   /** It will not get the request: nothing is expected of it any more. */
@@ -27,6 +30,10 @@ interface Choice {
   /** What the target said before the source had told all that comes before it. */
   readonly early: EngineDelta[];
   isSourceGone: boolean;
+  /** When the source's last token came; NaN: it has told none. */
+  lastTokenMs: number;
+  /** The target's first token has been told. */
+  hasGoneOn: boolean;
 }
 
 export class PairAttempt implements EngineHandle {
@@ -38,29 +45,33 @@ export class PairAttempt implements EngineHandle {
   #isKept = false;
   #isTargetGone = false;
   #isPaused = false;
-  /** Milliseconds of `nowMs`; null: not yet, or the hand-off has been told of. */
-  #firstTokenMs: number | null = null;
-  #hasBegun = false;
   readonly #nowMs: () => number;
-  readonly #onHandOff: (ms: number) => void;
+  readonly #onGoneOn: (pauseMs: number) => void;
 
   /**
-   * `numBefore`: by choice, tokens of earlier attempts. `onHandOff`: hears once how long it took from the first token to
-   * the first one of the target.
+   * `numBefore`: by choice, tokens that were told before; null: it has ended. `onGoneOn` hears, once for each choice, how
+   * long it took from the source's last token to the target's first one.
    */
   constructor(
-    numBefore: readonly number[],
+    numBefore: readonly (number | null)[],
     expect: (onDelta: (delta: EngineDelta) => void) => TargetLeg,
     options: {
       readonly onDelta: (delta: EngineDelta) => void;
       readonly nowMs: () => number;
-      readonly onHandOff: (ms: number) => void;
+      readonly onGoneOn: (pauseMs: number) => void;
     },
   ) {
     this.#onDelta = options.onDelta;
     this.#nowMs = options.nowMs;
-    this.#onHandOff = options.onHandOff;
-    this.#choices = numBefore.map((numTokens) => ({ place: 'here', numTokens, early: [], isSourceGone: false }));
+    this.#onGoneOn = options.onGoneOn;
+    this.#choices = numBefore.map((numTokens) => ({
+      place: numTokens === null ? 'ended' : 'here',
+      numTokens: numTokens ?? 0,
+      early: [],
+      isSourceGone: false,
+      lastTokenMs: Number.NaN,
+      hasGoneOn: false,
+    }));
     this.#target = expect((delta) => this.#hearTarget(delta));
   }
 
@@ -85,6 +96,7 @@ export class PairAttempt implements EngineHandle {
       if (choice.place === 'here' || choice.early.length > 0) this.#end(choice, delta);
       return;
     }
+    // The target may have spoken first: what the source has still to say comes before that all the same.
     if (delta.finish === 'handed-off') {
       if (this.#isTargetGone) this.#end(choice, lossOf(delta.choice));
       else {
@@ -94,10 +106,8 @@ export class PairAttempt implements EngineHandle {
       }
       return;
     }
-    if (delta.tokenIds.length > 0 && !this.#hasBegun) {
-      this.#hasBegun = true;
-      this.#firstTokenMs = this.#nowMs();
-    }
+    if (choice.place === 'there' && delta.numBefore !== choice.numTokens) return;
+    if (delta.tokenIds.length > 0) choice.lastTokenMs = this.#nowMs();
     this.#tell(choice, delta);
     this.#tellEarly(choice);
   }
@@ -140,9 +150,9 @@ export class PairAttempt implements EngineHandle {
     while (choice.early[0] && choice.early[0].numBefore <= choice.numTokens) {
       const delta = choice.early.shift();
       if (!delta) return;
-      if (this.#firstTokenMs !== null && delta.tokenIds.length > 0) {
-        this.#onHandOff(this.#nowMs() - this.#firstTokenMs);
-        this.#firstTokenMs = null;
+      if (!choice.hasGoneOn && delta.tokenIds.length > 0) {
+        choice.hasGoneOn = true;
+        this.#onGoneOn(this.#nowMs() - choice.lastTokenMs);
       }
       this.#tell(choice, delta);
     }

@@ -14,7 +14,8 @@ export interface RequestEvent {
     | 'first_token'
     | 'handed_off'
     | 'lost'
-    | 'waiting'
+    | 'moving'
+    | 'moved'
     | 'finished'
     | 'failed'
     | 'cancelled';

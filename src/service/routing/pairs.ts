@@ -17,6 +17,12 @@ export function canFollow(instance: InstanceView, other: InstanceView): boolean 
   return decodes && other.isSchedulable && canExchangeKv(instance, other);
 }
 
+/** Whether `other` could take over what runs at `instance`. */
+export function canMove(instance: InstanceView, other: InstanceView): boolean {
+  const decodes = other.roles.includes('decode') || other.roles.includes('mix');
+  return other.name !== instance.name && decodes && other.isSchedulable && canExchangeKv(instance, other);
+}
+
 /** Share of a step's time that it is worth to find the whole prompt's KV there: it need not travel. */
 const heldWorth = 0.1;
 

@@ -1,9 +1,9 @@
 // Owns a routing decision from request and view to an instance and the reasons for it. Pure but for what it has learned.
-import type { ClusterView } from '../registry/cluster-view.ts';
+import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
 import { type PolicyName, policies } from './policies.ts';
 import type { Candidate, RoutingRequest } from './policy.ts';
 import { candidatesOf } from './predict.ts';
-import { canBegin, canFollow, chooseDecode, chooseOverflow } from './pairs.ts';
+import { canBegin, canFollow, canMove, chooseDecode, chooseOverflow } from './pairs.ts';
 import { sessionChoice } from './session.ts';
 import { TtftCorrection } from './ttft-correction.ts';
 
@@ -48,5 +48,22 @@ export class Router {
     if (followers.length === 0) return decision;
     const decode = chooseDecode(policy, request, followers);
     return { ...decision, decode: decode.instance.name === instance.name ? null : decode };
+  }
+
+  /** Who is to go on with what runs at `from`, KV and all; null: nobody could. */
+  follow(
+    request: RoutingRequest,
+    view: ClusterView,
+    from: InstanceView,
+    { excluded, only }: { readonly excluded: ReadonlySet<string>; readonly only: string | undefined },
+  ): RoutingDecision | null {
+    const isAble = (other: InstanceView) => canMove(from, other) && (only === undefined || other.name === only);
+    const factorOf = (instance: string) => this.correction.factorOf(instance);
+    const candidates = candidatesOf(request, view, excluded, factorOf, isAble);
+    if (candidates.length === 0) return null;
+    const { policy } = this;
+    const chosen = chooseDecode(policy, request, candidates);
+    const reason = `decode steps of ${chosen.stepMs.toFixed(1)} ms`;
+    return { instance: chosen.instance.name, policy, reason, chosen, candidates, decode: null };
   }
 }

@@ -8,9 +8,10 @@ import { type Gpr, r8, r10, r12, r13, r14, r15, r32, rax, rbp, rbx, rcx, rdi, rd
 import { opField } from './op.ts';
 
 /*
- * The host starts a step with `start`, on a thread of its own; workers that spin or sleep beside it notice that the
- * team's generation has changed, and join. `start` returns when the last op is done: it waits for pieces of work, never
- * for threads. A worker that comes too late finds nothing to claim and goes back to wait.
+ * A step begins when the team's generation counts up: workers, which spin or sleep, notice and run the program. Worker 0
+ * leads. It waits at every op for its pieces, never for threads; when the last op is done it begins the step that the
+ * host has queued meanwhile, if any, and writes a byte. Where none is queued it says so, and the host begins the next
+ * one. A worker that comes too late finds nothing to claim and goes back to wait.
  */
 
 /** Byte offsets in a program: the header, then one record per op. */
@@ -64,11 +65,14 @@ export const teamField = {
   stop: 152,
   /** i64 rounds of polling before a worker sleeps. */
   numPolls: 160,
+  /** u64 program of the next step, 0: none yet, or LEADER_IDLE: none, and the leader waits for a new generation. */
+  queued: 192,
 } as const;
-export const TEAM_BYTES = 192;
+export const TEAM_BYTES = 256;
+export const LEADER_IDLE = 1;
 
 /** Linux x86-64. */
-const SYSCALL = { schedYield: 24, futex: 202 } as const;
+const SYSCALL = { write: 1, schedYield: 24, futex: 202 } as const;
 const FUTEX_WAIT_PRIVATE = 128;
 const FUTEX_WAKE_PRIVATE = 129;
 
@@ -119,6 +123,19 @@ export function emitProgram(): MachineCode {
       a.bind(skip);
     };
 
+    /** rcx: pieces of the op at rdi that are done, or less than 0 where none is of this step. Changes rdx. */
+    const emitFinished = (step: typeof generation) => {
+      const ofStep = a.label('finished');
+      a.mov(rcx, mem(rdi, opField.finished));
+      a.mov(rdx, rcx);
+      a.shr(rdx, 32);
+      a.mov(r32(rcx), r32(rcx));
+      a.cmp(rdx, step);
+      a.je(ofStep);
+      a.mov(rcx, -1);
+      a.bind(ofStep);
+    };
+
     const next = a.here('op');
     const [wait, done, aborted] = [a.label('wait'), a.label('op_done'), a.label('aborted')];
     emitStamp();
@@ -137,8 +154,9 @@ export function emitProgram(): MachineCode {
     a.mov(rdi, mem(record, recordField.op));
     a.mov(polls, POLLS_PER_YIELD);
     a.bind(wait);
-    a.cmp(mem(rdi, opField.finished), rax);
-    a.jae(done);
+    emitFinished(generation);
+    a.cmp(rcx, rax);
+    a.jge(done);
     // The step has ended without this thread: the counters are the next one's.
     a.mov(rcx, generation);
     a.cmp(mem(team, teamField.generation), r32(rcx));
@@ -173,10 +191,22 @@ export function emitProgram(): MachineCode {
     a.mov(rax, caller);
     a.or(rax, 0x7fff_ffff);
     a.xchg(mem(rdi, opField.claimed), rax);
-    a.mov(r32(rax), r32(rax));
+    // Claims from both ends, none where the counter is still another step's.
+    a.mov(rcx, rax);
+    a.shr(rcx, 32);
+    a.cmp(rcx, generation);
+    a.mov(r32(rcx), 0);
+    a.cmovne(rax, rcx);
+    a.mov(r32(rcx), r32(rax));
+    a.shr(rcx, 16);
+    a.and(rax, 0xffff);
+    a.add(rax, rcx);
     a.bind(drain);
-    a.cmp(mem(rdi, opField.finished), rax);
-    a.jae(drained);
+    a.test(rax, rax);
+    a.je(drained);
+    emitFinished(generation);
+    a.cmp(rcx, rax);
+    a.jge(drained);
     a.pause();
     emitYield(a, polls);
     a.jmp(drain);
@@ -187,22 +217,9 @@ export function emitProgram(): MachineCode {
   });
 }
 
-/** `void start(void *team)`: begins the next generation, runs its program as thread 0, returns when it is done. */
-export function emitStart(): MachineCode {
-  return emitFunction('start', 1, (a, f) => {
-    const [teamArg] = f.args as [Gpr];
-    const team = f.take(rbx);
-    a.mov(team, teamArg);
-    emitNextGeneration(a, team);
-    a.mov(r32(rsi), mem(team, teamField.generation));
-    a.shl(rsi, 32);
-    emitRun(a, team);
-  });
-}
-
-/** `void end(void *team)`: begins a generation without a step: workers look whether they are to stop. */
-export function emitEnd(): MachineCode {
-  return emitFunction('end', 1, (a, f) => {
+/** `void begin(void *team)`: begins the next generation: workers run its program, or look whether they are to stop. */
+export function emitBegin(): MachineCode {
+  return emitFunction('begin', 1, (a, f) => {
     const [teamArg] = f.args as [Gpr];
     const team = f.take(rbx);
     a.mov(team, teamArg);
@@ -220,14 +237,17 @@ function emitNextGeneration(a: Assembler, team: Gpr): void {
   a.bind(awake);
 }
 
-/** `void *work(void *worker)`: a thread of the team for all its life. The worker's block: u64 team, i64 thread. */
+/** Byte offsets in a worker's block: u64 team, i64 thread, i64 descriptor to write to when a step is done; -1: none. */
+export const workerField = { team: 0, thread: 8, signal: 16 } as const;
+
+/** `void *work(void *worker)`: a thread of the team for all its life. */
 export function emitWorker(): MachineCode {
   return emitFunction('worker', 1, (a, f) => {
-    const [worker] = f.args as [Gpr];
-    const [team, thread, seen, rounds] = [rbx, rbp, r12, r13];
-    for (const register of [team, thread, seen, rounds]) f.take(register);
-    a.mov(team, mem(worker));
-    a.mov(thread, mem(worker, 8));
+    const [workerArg] = f.args as [Gpr];
+    const [team, worker, seen, rounds, saved] = [rbx, rbp, r12, r13, r14];
+    for (const register of [team, worker, seen, rounds, saved]) f.take(register);
+    a.mov(worker, workerArg);
+    a.mov(team, mem(worker, workerField.team));
     a.mov(r32(seen), 0);
     const [poll, run, sleep] = [a.label('poll'), a.label('run'), a.label('sleep')];
     const idle = a.here('idle');
@@ -238,14 +258,14 @@ export function emitWorker(): MachineCode {
     a.test(rounds, rounds);
     a.je(sleep);
     for (let i = 0; i < 16; i++) a.pause();
-    emitYield(a, r14);
+    emitYield(a, saved);
     a.sub(rounds, 1);
     a.jmp(poll);
 
     a.bind(sleep);
     a.mov(rax, 1);
     a.lockXadd(mem(team, teamField.sleepers), r32(rax));
-    // Sleeps only if the generation is still the one seen; `start` counts first and looks for sleepers then.
+    // Sleeps only if the generation is still the one seen; `begin` counts first and looks for sleepers then.
     emitFutex(a, team, FUTEX_WAIT_PRIVATE, seen);
     a.mov(rax, -1);
     a.lockXadd(mem(team, teamField.sleepers), r32(rax));
@@ -255,12 +275,39 @@ export function emitWorker(): MachineCode {
     a.mov(r32(seen), mem(team, teamField.generation));
     a.cmp(sized(mem(team, teamField.stop), 4), 0);
     a.jne(f.exit);
+    const step = a.here('step');
     a.mov(rsi, seen);
     a.shl(rsi, 32);
-    a.or(rsi, thread);
+    a.or(rsi, mem(worker, workerField.thread));
     emitRun(a, team);
+    a.cmp(sized(mem(worker, workerField.signal), 8), 0);
+    a.jl(idle);
+
+    // The leader. The queue is settled before the host hears of the step's end: it may then queue again.
+    const noneQueued = a.label('none_queued');
+    a.mov(rax, 0);
+    a.mov(rcx, LEADER_IDLE);
+    a.lockCmpxchg(mem(team, teamField.queued), rcx);
+    a.je(noneQueued);
+    a.mov(mem(team, teamField.program), rax);
+    a.mov(sized(mem(team, teamField.queued), 8), 0);
+    emitNextGeneration(a, team);
+    a.mov(r32(seen), mem(team, teamField.generation));
+    emitSignal(a, worker);
+    a.jmp(step);
+    a.bind(noneQueued);
+    emitSignal(a, worker);
     a.jmp(idle);
   });
+}
+
+/** write(signal, any byte, 1) */
+function emitSignal(a: Assembler, worker: Gpr): void {
+  a.mov(rdi, mem(worker, workerField.signal));
+  a.mov(rsi, worker);
+  a.mov(rdx, 1);
+  a.mov(rax, SYSCALL.write);
+  a.syscall();
 }
 
 /** run(program, rsi, team) */

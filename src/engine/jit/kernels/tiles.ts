@@ -38,7 +38,7 @@ export function tileTokens(group: number): number {
   return most;
 }
 
-/** The work of a step, times the number of kv heads; how it is cut changes no result. Dearest first. */
+/** The work of a step, times the number of kv heads; how it is cut changes no result. Cheapest first, as rows mostly are. */
 export function planTiles(rows: readonly TileRow[], group: number, numKvHeads: number): Tile[] {
   const perTile = tileTokens(group);
   const numWhole = rows.reduce((sum, { numTokens }) => sum + Math.ceil(numTokens / perTile), 0);
@@ -63,7 +63,7 @@ export function planTiles(rows: readonly TileRow[], group: number, numKvHeads: n
     }
     firstToken += numTokens;
   }
-  return tiles.sort((a, b) => cost(b) - cost(a) || a.firstToken - b.firstToken || a.part - b.part);
+  return tiles.sort((a, b) => cost(a) - cost(b) || a.firstToken - b.firstToken || a.part - b.part);
 }
 
 /** Products of a query with a key, about. */

@@ -31,6 +31,8 @@ export interface KvSpaceOptions {
   /** Tokens of one step, at most. */
   readonly maxBatchedTokens: number;
   readonly layout: KvLayout | 'auto';
+  /** Whether the kernels want each sequence in one piece: `auto` gives them ranges only then. */
+  readonly gainsFromRanges: boolean;
   /** The system has memory for so many pages only: to be passed to `KvCache.limitPages`. Called within `prepare`. */
   readonly onShortage: (group: number, numPages: number) => void;
 }
@@ -61,7 +63,10 @@ export async function createKvSpace(options: KvSpaceOptions): Promise<CreatedSpa
     for (const pool of pools) pool.close();
     throw error;
   }
-  if (layout === 'blocks') return withoutRanges(new PooledSpace(layouts, pools, [], 'as set', onShortage));
+  if (layout === 'blocks' || (layout === 'auto' && !options.gainsFromRanges)) {
+    const reason = layout === 'blocks' ? 'as set' : 'these kernels read them as fast as ranges, and nothing is to map';
+    return withoutRanges(new PooledSpace(layouts, pools, [], reason, onShortage));
+  }
   const ranges = tryRanges(options, layouts, pools);
   if (typeof ranges === 'string') {
     if (layout === 'auto') return withoutRanges(new PooledSpace(layouts, pools, [], ranges, onShortage));

@@ -33,6 +33,7 @@ const options: KvSpaceOptions = {
   maxNumSeqs: 4,
   maxBatchedTokens: 64,
   layout: 'auto',
+  gainsFromRanges: true,
   onShortage: () => expect.fail('short of memory'),
 };
 
@@ -156,6 +157,12 @@ test('auto takes ranges and says what bounds them; heaps serve where there are n
   page.fill(5);
   plain.copy([Int32Array.of(7, 3)]);
   expect(new Int32Array(viewMemory(heap.address + 3 * 4096, 4096))[1023]).toBe(5);
+});
+
+test('auto gives kernels that gain nothing from ranges lists of blocks', async () => {
+  const { space, numRangeSlots } = await open({ gainsFromRanges: false });
+  expect([space.layout, numRangeSlots]).toEqual(['blocks', 0]);
+  expect((await open({ gainsFromRanges: false, layout: 'xtensor' })).space.layout).toBe('xtensor');
 });
 
 test('address space that cannot be had: auto goes without ranges, xtensor says so', async () => {

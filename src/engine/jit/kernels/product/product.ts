@@ -108,7 +108,7 @@ function emitCut({ a, f, op, numRows, numThreads }: OpFrame, kind: ProductKind) 
   return pieces;
 }
 
-function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pieces): void {
+function emitPiece({ a, f, op, numRows, firstRow }: OpFrame, kind: ProductKind, pieces: Pieces): void {
   const { layout, isa, gate } = kind;
   const fullRows = tileRowsOf(kind);
   const isWide = isa === 'avx512';
@@ -159,10 +159,12 @@ function emitPiece({ a, f, op, numRows }: OpFrame, kind: ProductKind, pieces: Pi
   a.mov(stride, opMem(op, productField.xStride));
   a.imul(rax, pieces.chunkRows);
   a.mov(count, rax);
+  a.add(count, firstRow);
+  a.mov(rdx, count);
   a.imul(count, outStride);
   a.add(block, count);
   a.mov(chunkOut, block);
-  a.mov(count, rax);
+  a.mov(count, rdx);
   a.imul(count, stride);
   a.add(count, opMem(op, productField.x));
   a.mov(chunkX, count);

@@ -18,7 +18,7 @@ export function opLayout<Name extends string>(...names: readonly Name[]): OpLayo
   return { field, bytes: Math.ceil((OP_FIELDS + 8 * names.length) / 64) * 64 };
 }
 
-/** `rows`: address of the i64 number of rows. */
+/** `rows`: see `opField.rows`. */
 export function writeRowOp<Name extends string>(
   layout: OpLayout<Name>,
   block: OpBlock,
@@ -67,7 +67,7 @@ export function emitRowOp<Shared>(
       if (numChunks > 1) a.imul3(rax, rax, numChunks);
     },
     (o) => {
-      const { a, f, numRows } = o;
+      const { a, f, numRows, firstRow } = o;
       const chunk = numChunks > 1 ? f.take(rdx) : null;
       const [row, end] = [f.gpr(), f.gpr()];
       if (chunk) {
@@ -81,6 +81,9 @@ export function emitRowOp<Shared>(
       a.lea(end, mem(row, rowsPerPiece));
       a.cmp(end, rax);
       a.cmovg(end, rax);
+      a.mov(rax, firstRow);
+      a.add(row, rax);
+      a.add(end, rax);
       const loop = a.here('row');
       emitRow(o, shared, row, chunk);
       a.add(row, 1);
