@@ -23,7 +23,7 @@ import {
 import type { ContractSecurity, ReplyStream } from '../../contract/grpc.ts';
 import { PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import type { KvCache, KvSequence } from '../kv/kv-cache.ts';
+import type { KvCache } from '../kv/kv-cache.ts';
 import { maxForeignPools, pageRef } from '../kv/page-ref.ts';
 import type { PageStore } from '../kv/spaces/page-store.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
@@ -334,9 +334,11 @@ export class Incoming implements TargetPairingHost {
     const generated = int32OfBytes(generatedIds);
     if (spec.promptIds.length + generated.length - 1 !== numComputed)
       return 'num_computed is not all but the last token';
-    const expected: BlockDigest[] = [];
-    this.#hasher.extend(expected, root, tokensOf(spec.promptIds, generated), numComputed);
-    if (!Buffer.from(bytesOfDigests(expected)).equals(digests)) return 'the digests are not those of the tokens';
+    if (spec.generatedIds.some((id, i) => generated[i] !== id)) return 'it has other tokens than its reservation said';
+    // Goes on from the digests of the record: in most hand-overs nothing is left to compute.
+    this.#hasher.extend(reservation.digests, root, tokensOf(spec.promptIds, generated), numComputed);
+    if (!Buffer.from(bytesOfDigests(reservation.digests)).equals(digests))
+      return 'the digests are not those of the tokens';
     if (groups.length !== reservation.kv.lists.length) return 'there are other cache groups here';
     const numBlocks = Math.ceil(numComputed / kv.blockTokens);
     for (const [g, group] of groups.entries()) {
@@ -365,15 +367,7 @@ export class Incoming implements TargetPairingHost {
   }
 
   #takeIfWhole(pairing: TargetPairing, reservation: Reservation, handOver: HandOver): void {
-    const digests: BlockDigest[] = [];
-    const { spec, root } = reservation;
-    this.#hasher.extend(
-      digests,
-      root,
-      tokensOf(spec.promptIds, int32OfBytes(handOver.generatedIds)),
-      handOver.numComputed,
-    );
-    const fault = faultOf(reservation, handOver.groups, digests);
+    const fault = faultOf(reservation, handOver.groups);
     if (fault === 'incomplete') {
       // Room was made for fewer positions: the rest was dropped, and will not come.
       const isBeyond = reservation.kv.lists.some(
@@ -389,7 +383,7 @@ export class Incoming implements TargetPairingHost {
     const { adopter, kv, figures, wake } = this.#options;
     const { request, choice } = reservation;
     const spec = adopter.specOf({ ...request, generatedIds: [generatedIds], deadlineMs });
-    const id = isRefusal(spec) ? spec : adopter.adopt(request, choice, spec, imported(reservation.kv, numComputed));
+    const id = isRefusal(spec) ? spec : adopter.adopt(request, choice, spec, imported(reservation, numComputed));
     if (typeof id !== 'number') {
       this.#refuse(pairing, reservation, id);
       return;
@@ -425,7 +419,7 @@ const POLL_MS = 50;
 
 const invalid = (message: string): Refusal => ({ refused: 'invalid_request', message });
 
-const imported = (kv: KvSequence, numTokens: number): ImportedKv => ({ kv, numTokens });
+const imported = ({ kv, digests }: Reservation, numTokens: number): ImportedKv => ({ kv, digests, numTokens });
 
 function tokensOf(promptIds: Int32Array, generatedIds: Int32Array): Int32Array {
   const tokens = new Int32Array(promptIds.length + generatedIds.length);
