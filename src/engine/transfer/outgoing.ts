@@ -25,7 +25,7 @@ import type { SequenceUpdate } from '../scheduler/spec.ts';
 import type { TransferFigures } from './figures.ts';
 import type { KvTransport, PushedBlock } from './kv-transport.ts';
 import { nextOutgoing, type OutgoingAction, type OutgoingEvent, type OutgoingState } from './outgoing-state.ts';
-import { answerMs, beatMs } from './pairing-limits.ts';
+import { answerMs, avoidMs, beatMs } from './pairing-limits.ts';
 import type { TcpListener } from './tcp-listener.ts';
 import { SourcePairing, type Target } from './source-pairing.ts';
 
@@ -89,6 +89,8 @@ export class Outgoing {
   readonly #bySequence = new Map<number, Transfer>();
   /** Over for us, but offered: should the target not have taken it, its pages are ours again. */
   readonly #unanswered = new Map<bigint, Transfer>();
+  /** By incarnation: targets that could not be reached, and until when nobody is sent there. */
+  readonly #avoided = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
   #numTransfers = 0n;
 
@@ -102,9 +104,14 @@ export class Outgoing {
    * until nearly all of its KV is there. Until it has been taken there it is ours, and where it is not taken it stays.
    */
   begin(id: number, request: SubmitRequest, choice: number, target: Target, isLive = false): void {
-    const { scheduler, onStay } = this.#options;
+    const { scheduler, onStay, figures, nowMs } = this.#options;
     if (this.#bySequence.has(id)) {
       onStay(id);
+      return;
+    }
+    if (nowMs() < (this.#avoided.get(target.incarnation) ?? 0)) {
+      figures.numKept++;
+      if (isLive) onStay(id);
       return;
     }
     if (!isLive) scheduler.hold(id);
@@ -193,6 +200,7 @@ export class Outgoing {
       },
       onOver: () => {
         this.#pairings.delete(target.incarnation);
+        this.#avoided.set(target.incarnation, this.#options.nowMs() + avoidMs);
         if (pairing.leases.numPages > 0) this.#orphans.add(pairing);
         for (const [number, transfer] of this.#unanswered)
           if (transfer.pairing === pairing) this.#unanswered.delete(number);
@@ -455,8 +463,10 @@ export class Outgoing {
     for (const transfer of this.#transfers.values()) {
       if (transfer.state !== 'reserving' || nowMs - transfer.askedMs < answerMs) continue;
       transfer.pairing.send({ case: 'cancel', value: create(CancelTransferSchema, { transfer: transfer.number }) });
+      this.#avoided.set(transfer.pairing.target.incarnation, nowMs + avoidMs);
       this.#turn(transfer, 'refused');
     }
+    for (const [incarnation, untilMs] of this.#avoided) if (untilMs < nowMs) this.#avoided.delete(incarnation);
   }
 }
 
