@@ -42,6 +42,7 @@ const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting):
   cacheFolder: '',
   weightsCacheLimit: 0,
   weightsMemory: 'auto',
+  perfMap: false,
   ...setting,
 });
 

@@ -82,6 +82,10 @@ const engineOptions = {
     .enum(kvCacheDtypes)
     .default('auto')
     .describe('Elements of cached keys and values. auto: float16, or float32 with --dtype float32.'),
+  perfMap: z
+    .boolean()
+    .default(false)
+    .describe('Write /tmp/perf-PID.map, so that Linux perf shows emitted kernels by name.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 
