@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { kvCacheDtypes } from '../../engine/step/kv-cache-dtype.ts';
 
-const counts = (what: string, fallback: string) =>
+export const counts = (what: string, fallback: string) =>
   z
     .string()
     .regex(/^\d+(,\d+)*$/, 'numbers, separated by commas')
