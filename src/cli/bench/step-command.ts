@@ -62,8 +62,10 @@ export async function benchStep(options: BenchStepOptions, model: string | undef
       cacheFolder: modelSettings(io.env, { cacheFolder: options.cache }).cacheFolder,
       weightsCacheLimit: 0,
       weightsMemory: 'auto',
+      perfMap: options.perfMap,
     },
     monotonicClock,
+    (text) => io.stderr.write(`${text}\n`),
   );
   try {
     const runner = new Runner(engine, options);
