@@ -1353,6 +1353,18 @@ export declare type Pair = Message<"xllm.v1.Pair"> & {
    * @generated from field: repeated xllm.v1.PoolFile pools = 9;
    */
   pools: PoolFile[];
+
+  /**
+   * Otherwise: where the target fetches blocks, and the secret that its connection begins with.
+   *
+   * @generated from field: string address = 10;
+   */
+  address: string;
+
+  /**
+   * @generated from field: bytes ticket = 11;
+   */
+  ticket: Uint8Array;
 };
 
 /**
@@ -1426,28 +1438,16 @@ export declare type Paired = Message<"xllm.v1.Paired"> & {
   message: string;
 
   /**
-   * The target has mapped the pools: hand-overs name pages, and nothing is sent.
+   * The target has mapped the pools: hand-overs name pages, and nothing is sent. Otherwise it has connected.
    *
    * @generated from field: bool is_mapped = 3;
    */
   isMapped: boolean;
 
   /**
-   * Otherwise: where blocks are sent, and the secret that the connection begins with.
-   *
-   * @generated from field: string address = 4;
-   */
-  address: string;
-
-  /**
-   * @generated from field: bytes ticket = 5;
-   */
-  ticket: Uint8Array;
-
-  /**
    * Of the target's process, on the same host: that it has ended is certain when it is gone.
    *
-   * @generated from field: uint32 pid = 6;
+   * @generated from field: uint32 pid = 4;
    */
   pid: number;
 };

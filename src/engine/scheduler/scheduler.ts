@@ -154,8 +154,11 @@ export class Scheduler {
   /** Takes over a sequence whose first `numTokens` tokens another instance has computed, or says why not. */
   adopt(spec: SequenceSpec, imported: ImportedKv, nowMs: number): Refusal | null {
     const refusal = this.add(spec, nowMs);
-    if (!refusal) this.#state.sequences.get(spec.id)!.imported = imported;
-    return refusal;
+    const sequence = this.#state.sequences.get(spec.id);
+    if (refusal || !sequence) return refusal;
+    sequence.imported = imported;
+    sequence.digests.push(...imported.digests);
+    return null;
   }
 
   /**

@@ -32,6 +32,8 @@ export function transition(state: SequenceState, event: SequenceEvent, isInFligh
 export interface ImportedKv {
   readonly kv: KvSequence;
   readonly numTokens: number;
+  /** Of the full blocks among them. */
+  readonly digests: readonly BlockDigest[];
 }
 
 /** Positions: [0, numComputed) committed ⊆ [0, numPlanned) planned ⊆ [0, numTokens + numPending) known to exist. */

@@ -19,7 +19,7 @@ import { type TransferFigures, newFigures } from '../transfer/figures.ts';
 import { hostId } from '../transfer/host-clock.ts';
 import { type Adopter, Incoming } from '../transfer/incoming.ts';
 import { Outgoing } from '../transfer/outgoing.ts';
-import { TcpIntake } from '../transfer/tcp-intake.ts';
+import { TcpListener } from '../transfer/tcp-listener.ts';
 import type { HostedTransfers } from './engine-server.ts';
 import type { HostedEngine } from './hosted-engine.ts';
 import type { StepScheduler } from './step-loop.ts';
@@ -34,7 +34,7 @@ export interface EngineTransfersOptions {
   readonly mapsPools: boolean;
   readonly usesPrefixCache: boolean;
   readonly security: ContractSecurity;
-  /** Where blocks from other hosts are received, and under which name. */
+  /** Where instances on other hosts fetch blocks, and under which name. */
   readonly listenHost: string;
   readonly advertisedHost: string;
   readonly adopter: () => Adopter;
@@ -62,6 +62,9 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
     const common = { scheduler, kv, pages, security, figures: this.#figures, publish, wake, nowMs };
     this.#outgoing = new Outgoing({
       ...common,
+      listener: new TcpListener(options.listenHost, security),
+      advertisedHost: options.advertisedHost,
+      mapsPools,
       onStay,
       pair: (target) =>
         create(PairSchema, {
@@ -87,8 +90,6 @@ export class EngineTransfers implements HostedTransfers, StepScheduler<SequenceU
         specOf: (request) => options.adopter().specOf(request),
         adopt: (...of) => options.adopter().adopt(...of),
       },
-      intake: new TcpIntake(options.listenHost, security),
-      advertisedHost: options.advertisedHost,
     });
   }
 

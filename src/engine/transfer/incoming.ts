@@ -20,10 +20,10 @@ import {
   TakenSchema,
   type TargetMessage,
 } from '../../contract/generated/xllm_pb.js';
-import type { ReplyStream } from '../../contract/grpc.ts';
+import type { ContractSecurity, ReplyStream } from '../../contract/grpc.ts';
 import { PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import type { KvCache, KvSequence } from '../kv/kv-cache.ts';
+import type { KvCache } from '../kv/kv-cache.ts';
 import { maxForeignPools, pageRef } from '../kv/page-ref.ts';
 import type { PageStore } from '../kv/spaces/page-store.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
@@ -35,7 +35,7 @@ import type { BlockAddress } from './kv-transport.ts';
 import { answerMs } from './pairing-limits.ts';
 import { faultOf, type Reservation } from './reservation.ts';
 import { TargetPairing, type TargetPairingHost } from './target-pairing.ts';
-import type { TcpIntake } from './tcp-intake.ts';
+import { TcpReader } from './tcp-reader.ts';
 
 type SpecBody = Omit<SequenceSpec, 'id' | 'group'>;
 
@@ -60,9 +60,7 @@ export interface IncomingOptions {
   readonly pages: PageStore;
   readonly usesPrefixCache: boolean;
   readonly adopter: Adopter;
-  readonly intake: TcpIntake;
-  /** Host name under which others reach the intake. */
-  readonly advertisedHost: string;
+  readonly security: ContractSecurity;
   readonly figures: TransferFigures;
   readonly publish: (update: SequenceUpdate) => void;
   readonly wake: () => void;
@@ -140,11 +138,10 @@ export class Incoming implements TargetPairingHost {
 
   close(): void {
     for (const pairing of this.#pairings) pairing.end('the instance closes');
-    this.#options.intake.close();
   }
 
   async pair(pairing: TargetPairing, pair: Pair): Promise<MessageInitShape<typeof PairedSchema>> {
-    const { identity, incarnation, intake, advertisedHost } = this.#options;
+    const { identity, incarnation, security } = this.#options;
     const refuse = (message: string) => ({ refused: 'engine_unavailable', message });
     if (pair.protocol !== PROTOCOL_VERSION)
       return refuse(`it speaks protocol ${pair.protocol}, this instance ${PROTOCOL_VERSION}`);
@@ -154,8 +151,12 @@ export class Incoming implements TargetPairingHost {
     if (!(await this.#hasLetGo(pair.incarnation))) return refuse('pages of an earlier pairing are still in use');
     if (pairing.isOver) return refuse('the pairing is over');
     if (this.#map(pairing, pair)) return { isMapped: true, pid: process.pid };
-    const { port, ticket } = await intake.expect(pairing);
-    return { isMapped: false, address: `${advertisedHost}:${port}`, ticket };
+    if (pair.ticket.length === 0) return refuse('its pages can neither be mapped nor fetched');
+    const { promise, resolve } = Promise.withResolvers<void>();
+    pairing.reader = new TcpReader({ address: pair.address, ticket: pair.ticket, security }, pairing, resolve);
+    // A connection that fails ends the pairing.
+    await promise;
+    return { isMapped: false };
   }
 
   hear(pairing: TargetPairing, message: SourceMessage['kind']): void {
@@ -202,7 +203,6 @@ export class Incoming implements TargetPairingHost {
 
   over(pairing: TargetPairing): void {
     this.#pairings.delete(pairing);
-    this.#options.intake.forget(pairing);
     for (const reservation of pairing.reservations.values()) this.#cancel(pairing, reservation);
     this.#detachUnused(pairing);
   }
@@ -334,9 +334,11 @@ export class Incoming implements TargetPairingHost {
     const generated = int32OfBytes(generatedIds);
     if (spec.promptIds.length + generated.length - 1 !== numComputed)
       return 'num_computed is not all but the last token';
-    const expected: BlockDigest[] = [];
-    this.#hasher.extend(expected, root, tokensOf(spec.promptIds, generated), numComputed);
-    if (!Buffer.from(bytesOfDigests(expected)).equals(digests)) return 'the digests are not those of the tokens';
+    if (spec.generatedIds.some((id, i) => generated[i] !== id)) return 'it has other tokens than its reservation said';
+    // Goes on from the digests of the record: in most hand-overs nothing is left to compute.
+    this.#hasher.extend(reservation.digests, root, tokensOf(spec.promptIds, generated), numComputed);
+    if (!Buffer.from(bytesOfDigests(reservation.digests)).equals(digests))
+      return 'the digests are not those of the tokens';
     if (groups.length !== reservation.kv.lists.length) return 'there are other cache groups here';
     const numBlocks = Math.ceil(numComputed / kv.blockTokens);
     for (const [g, group] of groups.entries()) {
@@ -365,15 +367,7 @@ export class Incoming implements TargetPairingHost {
   }
 
   #takeIfWhole(pairing: TargetPairing, reservation: Reservation, handOver: HandOver): void {
-    const digests: BlockDigest[] = [];
-    const { spec, root } = reservation;
-    this.#hasher.extend(
-      digests,
-      root,
-      tokensOf(spec.promptIds, int32OfBytes(handOver.generatedIds)),
-      handOver.numComputed,
-    );
-    const fault = faultOf(reservation, handOver.groups, digests);
+    const fault = faultOf(reservation, handOver.groups);
     if (fault === 'incomplete') {
       // Room was made for fewer positions: the rest was dropped, and will not come.
       const isBeyond = reservation.kv.lists.some(
@@ -389,7 +383,7 @@ export class Incoming implements TargetPairingHost {
     const { adopter, kv, figures, wake } = this.#options;
     const { request, choice } = reservation;
     const spec = adopter.specOf({ ...request, generatedIds: [generatedIds], deadlineMs });
-    const id = isRefusal(spec) ? spec : adopter.adopt(request, choice, spec, imported(reservation.kv, numComputed));
+    const id = isRefusal(spec) ? spec : adopter.adopt(request, choice, spec, imported(reservation, numComputed));
     if (typeof id !== 'number') {
       this.#refuse(pairing, reservation, id);
       return;
@@ -425,7 +419,7 @@ const POLL_MS = 50;
 
 const invalid = (message: string): Refusal => ({ refused: 'invalid_request', message });
 
-const imported = (kv: KvSequence, numTokens: number): ImportedKv => ({ kv, numTokens });
+const imported = ({ kv, digests }: Reservation, numTokens: number): ImportedKv => ({ kv, digests, numTokens });
 
 function tokensOf(promptIds: Int32Array, generatedIds: Int32Array): Int32Array {
   const tokens = new Int32Array(promptIds.length + generatedIds.length);

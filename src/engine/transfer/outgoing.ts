@@ -25,7 +25,8 @@ import type { SequenceUpdate } from '../scheduler/spec.ts';
 import type { TransferFigures } from './figures.ts';
 import type { KvTransport, PushedBlock } from './kv-transport.ts';
 import { nextOutgoing, type OutgoingAction, type OutgoingEvent, type OutgoingState } from './outgoing-state.ts';
-import { answerMs, beatMs } from './pairing-limits.ts';
+import { answerMs, avoidMs, beatMs } from './pairing-limits.ts';
+import type { TcpListener } from './tcp-listener.ts';
 import { SourcePairing, type Target } from './source-pairing.ts';
 
 export interface OutgoingOptions {
@@ -33,6 +34,11 @@ export interface OutgoingOptions {
   readonly kv: KvCache;
   readonly pages: PageStore;
   readonly security: ContractSecurity;
+  /** Where targets on other hosts fetch blocks, and under which name they reach it. */
+  readonly listener: TcpListener;
+  readonly advertisedHost: string;
+  /** Whether instances of this host map each other's pools. */
+  readonly mapsPools: boolean;
   readonly figures: TransferFigures;
   /** What this instance says of itself to that target. */
   readonly pair: (target: Target) => Pair;
@@ -83,6 +89,8 @@ export class Outgoing {
   readonly #bySequence = new Map<number, Transfer>();
   /** Over for us, but offered: should the target not have taken it, its pages are ours again. */
   readonly #unanswered = new Map<bigint, Transfer>();
+  /** By incarnation: targets that could not be reached, and until when nobody is sent there. */
+  readonly #avoided = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
   #numTransfers = 0n;
 
@@ -96,9 +104,14 @@ export class Outgoing {
    * until nearly all of its KV is there. Until it has been taken there it is ours, and where it is not taken it stays.
    */
   begin(id: number, request: SubmitRequest, choice: number, target: Target, isLive = false): void {
-    const { scheduler, onStay } = this.#options;
+    const { scheduler, onStay, figures, nowMs } = this.#options;
     if (this.#bySequence.has(id)) {
       onStay(id);
+      return;
+    }
+    if (nowMs() < (this.#avoided.get(target.incarnation) ?? 0)) {
+      figures.numKept++;
+      if (isLive) onStay(id);
       return;
     }
     if (!isLive) scheduler.hold(id);
@@ -161,15 +174,19 @@ export class Outgoing {
   close(): void {
     clearInterval(this.#timer);
     for (const pairing of this.#pairings.values()) pairing.end('the instance closes');
+    this.#options.listener.close();
   }
 
   #pairingWith(target: Target): SourcePairing {
     const known = this.#pairings.get(target.incarnation);
     if (known) return known;
-    const { security, pages, pair } = this.#options;
+    const { security, pages, pair, listener, advertisedHost, mapsPools } = this.#options;
+    const isLocal = target.address.startsWith('unix:') && mapsPools && pages.files !== null;
     const pairing: SourcePairing = new SourcePairing({
       target,
       pair: pair(target),
+      listener: isLocal ? null : listener,
+      advertisedHost,
       security,
       view: (group, page) => pages.view(group, page),
       onMessage: (message) => this.#hear(pairing, message),
@@ -183,6 +200,7 @@ export class Outgoing {
       },
       onOver: () => {
         this.#pairings.delete(target.incarnation);
+        this.#avoided.set(target.incarnation, this.#options.nowMs() + avoidMs);
         if (pairing.leases.numPages > 0) this.#orphans.add(pairing);
         for (const [number, transfer] of this.#unanswered)
           if (transfer.pairing === pairing) this.#unanswered.delete(number);
@@ -445,8 +463,10 @@ export class Outgoing {
     for (const transfer of this.#transfers.values()) {
       if (transfer.state !== 'reserving' || nowMs - transfer.askedMs < answerMs) continue;
       transfer.pairing.send({ case: 'cancel', value: create(CancelTransferSchema, { transfer: transfer.number }) });
+      this.#avoided.set(transfer.pairing.target.incarnation, nowMs + avoidMs);
       this.#turn(transfer, 'refused');
     }
+    for (const [incarnation, untilMs] of this.#avoided) if (untilMs < nowMs) this.#avoided.delete(incarnation);
   }
 }
 

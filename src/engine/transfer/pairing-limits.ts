@@ -9,4 +9,6 @@ export const freshMs = 3_000;
 /** Reading lent pages stops this long before they may be written again. */
 export const marginMs = 2_000;
 /** For opening a pairing, and for the answer to a reservation. */
-export const answerMs = 5_000;
+export const answerMs = 3_000;
+/** A target that did not answer is not tried for this long: what was to go there stays. */
+export const avoidMs = 5_000;

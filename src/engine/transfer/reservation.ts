@@ -11,7 +11,7 @@ export interface Reservation {
   readonly spec: Omit<SequenceSpec, 'id' | 'group'>;
   readonly root: BlockDigest;
   /** Of the record's full blocks: what arrives must be these. */
-  readonly digests: readonly BlockDigest[];
+  readonly digests: BlockDigest[];
   readonly kv: KvSequence;
   /** Leading blocks that were here already. */
   readonly numHeld: number;
@@ -19,11 +19,10 @@ export interface Reservation {
   readonly arrived: readonly Map<number, string>[];
 }
 
-/** Why what has arrived is not what was handed over; 'incomplete': some of it is on its way; null: all is well. */
+/** `digests`: of all full blocks by now. Why what has arrived is not what was handed over; 'incomplete': some of it is on its way; null: all is well. */
 export function faultOf(
-  { arrived, numHeld }: Pick<Reservation, 'arrived' | 'numHeld'>,
+  { arrived, numHeld, digests }: Pick<Reservation, 'arrived' | 'numHeld' | 'digests'>,
   runs: readonly { readonly firstBlock: number; readonly numBlocks: number }[],
-  digests: readonly BlockDigest[],
 ): string | null {
   for (const [group, { firstBlock, numBlocks }] of runs.entries()) {
     for (let block = Math.max(firstBlock, numHeld); block < firstBlock + numBlocks; block++) {

@@ -16,6 +16,7 @@ import type { KvTransport } from './kv-transport.ts';
 import { Leases } from './leases.ts';
 import { answerMs, beatMs, freshMs, leaseMs } from './pairing-limits.ts';
 import { sharedTransport } from './shared-transport.ts';
+import type { ExpectedSocket, TcpListener } from './tcp-listener.ts';
 import { TcpTransport } from './tcp-transport.ts';
 
 export type Target = Pick<HandOffTarget, 'instance' | 'incarnation' | 'address'>;
@@ -23,6 +24,10 @@ export type Target = Pick<HandOffTarget, 'instance' | 'incarnation' | 'address'>
 export interface SourcePairingOptions {
   readonly target: Target;
   readonly pair: Pair;
+  /** null: the target is on this host and maps our pools. */
+  readonly listener: TcpListener | null;
+  /** Host name under which the target reaches the listener. */
+  readonly advertisedHost: string;
   readonly security: ContractSecurity;
   readonly view: (group: number, page: number) => Uint8Array;
   readonly onMessage: (message: TargetMessage['kind']) => void;
@@ -42,6 +47,7 @@ export class SourcePairing {
   #heardMs = performance.now();
   #leaseEndNs = 0n;
   #process: { readonly pid: number; readonly start: string | null } | null = null;
+  #expected: ExpectedSocket | null = null;
   #isOver = false;
 
   constructor(options: SourcePairingOptions) {
@@ -54,7 +60,7 @@ export class SourcePairing {
       (message) => this.#hear(message.kind),
       (error) => this.end(error ? error.message : 'the target ended the pairing'),
     );
-    this.send({ case: 'pair', value: pair });
+    void this.#introduce(pair);
     this.#timer = setInterval(() => this.#beat(), beatMs).unref();
   }
 
@@ -85,6 +91,7 @@ export class SourcePairing {
     if (this.#isOver) return;
     this.#isOver = true;
     clearInterval(this.#timer);
+    this.#expected?.forget();
     this.#stream.cancel();
     this.#transport?.close();
     this.#client.close();
@@ -94,11 +101,24 @@ export class SourcePairing {
   #hear(kind: TargetMessage['kind']): void {
     if (this.#isOver) return;
     this.#heardMs = performance.now();
-    if (kind.case === 'paired') this.#open(kind.value);
+    if (kind.case === 'paired') void this.#open(kind.value);
     else if (kind.case !== 'beat') this.#options.onMessage(kind);
   }
 
-  #open({ refused, message, isMapped, address, ticket, pid }: Paired): void {
+  async #introduce(pair: Pair): Promise<void> {
+    const { listener, advertisedHost } = this.#options;
+    try {
+      this.#expected = listener ? await listener.expect() : null;
+    } catch (error) {
+      this.end(error instanceof Error ? error.message : String(error));
+      return;
+    }
+    if (this.#isOver) this.#expected?.forget();
+    const { port = 0, ticket = new Uint8Array(0) } = this.#expected ?? {};
+    this.send({ case: 'pair', value: { ...pair, address: `${advertisedHost}:${port}`, ticket } });
+  }
+
+  async #open({ refused, message, isMapped, pid }: Paired): Promise<void> {
     if (refused !== '') {
       this.end(message);
       return;
@@ -107,10 +127,16 @@ export class SourcePairing {
     if (isMapped) {
       this.#transport = sharedTransport;
       this.#process = { pid, start: startOf(pid) };
+      this.#expected?.forget();
     } else {
-      const { security, view } = this.#options;
-      const onBroken = (reason: string) => this.end(reason);
-      this.#transport = new TcpTransport({ address, ticket, security, view, onBroken });
+      const socket = await this.#expected?.socket;
+      if (!socket || this.#isOver) {
+        socket?.destroy();
+        this.end('the target has no way to our pages');
+        return;
+      }
+      const { view } = this.#options;
+      this.#transport = new TcpTransport({ socket, view, onBroken: (reason) => this.end(reason) });
     }
     this.#beat();
     this.#options.onOpened();

@@ -12,6 +12,7 @@ import type { ReplyStream } from '../../contract/grpc.ts';
 import { hostNowNs } from './host-clock.ts';
 import type { BlockAddress, KvIntake } from './kv-transport.ts';
 import { beatMs, leaseMs, marginMs } from './pairing-limits.ts';
+import type { TcpReader } from './tcp-reader.ts';
 import type { Reservation } from './reservation.ts';
 
 export interface TargetPairingHost {
@@ -33,6 +34,8 @@ export class TargetPairing implements KvIntake {
   numPages: readonly number[] = [];
   /** Pages of it that sequences here use. */
   numForeign = 0;
+  /** The connection for blocks; null: there is none. */
+  reader: TcpReader | null = null;
   readonly #host: TargetPairingHost;
   readonly #stream: ReplyStream<TargetMessage>;
   readonly #timer: NodeJS.Timeout;
@@ -75,6 +78,7 @@ export class TargetPairing implements KvIntake {
     this.#isOver = true;
     clearInterval(this.#timer);
     this.#stream.end();
+    this.reader?.close();
     this.#host.over(this, reason);
   }
 

@@ -1,22 +1,18 @@
 // Owns sending blocks to another host: one connection per pairing, frames in order, never more written than is taken.
-import { connect as connectTcp, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
-import type { ContractSecurity } from '../../contract/grpc.ts';
+import type { Socket } from 'node:net';
 import type { KvTransport, PushedBlock } from './kv-transport.ts';
 import { encodeHeader } from './tcp-frames.ts';
 
 export interface TcpTransportOptions {
-  /** `host:port` */
-  readonly address: string;
-  readonly ticket: Uint8Array;
-  readonly security: ContractSecurity;
+  /** The target's connection. */
+  readonly socket: Socket;
   readonly view: (group: number, page: number) => Uint8Array;
   /** The connection has failed, or the target has closed it. */
   readonly onBroken: (reason: string) => void;
 }
 
 /** Bytes that may wait in the socket: enough to keep it busy. */
-const HIGH_WATER_BYTES = 1 << 20;
+const HIGH_WATER_BYTES = 4 << 20;
 
 export class TcpTransport implements KvTransport {
   readonly lends = false;
@@ -24,53 +20,63 @@ export class TcpTransport implements KvTransport {
   readonly #view: TcpTransportOptions['view'];
   #failure: Error | null = null;
   #isClosed = false;
+  readonly #waiting: (() => void)[] = [];
   /** Pushes go one after the other. */
   #last: Promise<void> = Promise.resolve();
 
-  constructor({ address, ticket, security, view, onBroken }: TcpTransportOptions) {
-    const colon = address.lastIndexOf(':');
-    const to = { host: address.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(address.slice(colon + 1)) };
-    this.#socket = security.ca ? connectTls({ ...to, ca: security.ca }) : connectTcp(to);
+  constructor({ socket, view, onBroken }: TcpTransportOptions) {
+    this.#socket = socket;
     this.#view = view;
-    this.#socket.setNoDelay(true);
-    this.#socket.write(ticket);
     const broken = (error: Error) => {
       if (this.#isClosed || this.#failure) return;
       this.#failure = error;
+      this.#wakeAll();
       onBroken(error.message);
     };
     this.#socket.on('error', broken);
     this.#socket.on('close', () => broken(new Error('the target closed the connection for blocks')));
-    // The target has nothing to say.
-    this.#socket.resume();
   }
 
   push(blocks: readonly PushedBlock[]): Promise<void> {
-    const pushed = this.#last.then(() => this.#pushAll(blocks));
-    // Who waits for this one hears of its failure; the next one fails for itself.
-    this.#last = pushed.catch(() => {});
-    return pushed;
+    const pushed = this.#last.then(() => this.#writeAll(blocks));
+    // The next push begins when this one's frames are queued, and does not wait until they are written.
+    this.#last = pushed.then(
+      () => {},
+      () => {},
+    );
+    return pushed.then((written) => written.done);
   }
 
   close(): void {
     this.#isClosed = true;
+    this.#failure ??= new Error('the pairing is over');
+    this.#wakeAll();
     this.#socket.destroy();
   }
 
-  async #pushAll(blocks: readonly PushedBlock[]): Promise<void> {
-    let written: Promise<void> = Promise.resolve();
+  /** Queues the frames, as the socket takes them. In an object: what is awaited is not to be awaited here. */
+  async #writeAll(blocks: readonly PushedBlock[]): Promise<{ readonly done: Promise<void> }> {
+    // Of a stream's writes the last ends after all before it.
+    let done: Promise<void> = Promise.resolve();
     for (const block of blocks) {
       if (this.#failure) throw this.#failure;
       const bytes = this.#view(block.group, block.page);
       this.#socket.cork();
       this.#socket.write(encodeHeader(block, bytes));
-      written = this.#write(bytes);
+      done = this.#write(bytes);
       this.#socket.uncork();
-      // The page is the socket's until it is written: the last write ends after all before it.
-      if (this.#socket.writableLength > HIGH_WATER_BYTES) await written;
-      else written.catch(() => {});
+      // Who awaits it hears of a failure.
+      done.catch(() => {});
+      while (this.#socket.writableLength > HIGH_WATER_BYTES && !this.#failure) await this.#drained();
     }
-    await written;
+    return { done };
+  }
+
+  /** Resolves when some of what waits has been written, or the connection has failed. */
+  #drained(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+    });
   }
 
   #write(bytes: Uint8Array): Promise<void> {
@@ -78,7 +84,12 @@ export class TcpTransport implements KvTransport {
       this.#socket.write(bytes, (error) => {
         if (error) reject(error);
         else resolve();
+        this.#wakeAll();
       });
     });
+  }
+
+  #wakeAll(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
   }
 }

@@ -12,6 +12,8 @@ import type { PoolFile } from './page-store.ts';
  * travel over TCP. Device and inode tell whether the number still means the file that was named.
  */
 
+const hugeBytes = 2 << 20;
+
 export interface ForeignPool {
   readonly address: Address;
   readonly file: PoolFile;
@@ -32,9 +34,19 @@ export function mapForeignPool(file: PoolFile): ForeignPool {
     const { dev, ino, size } = fstatSync(fd, { bigint: true });
     if (dev !== file.device || ino !== file.inode || size !== BigInt(file.numBytes))
       throw new XllmError('internal_error', `${path} is not the pool that was named`);
-    // Written too: the partial block of a hand-over is the target's to fill.
-    const address = mmap(file.numBytes, { prot: PROT.read | PROT.write, flags: MAP.shared, fd });
-    return { address, file, close: () => munmap(address, file.numBytes) };
+    // Aligned as the source's own mapping is, so that its huge pages are huge here too.
+    const numReserved = file.numBytes + hugeBytes;
+    const base = mmap(numReserved, { prot: PROT.none, flags: MAP.private | MAP.anonymous | MAP.noreserve });
+    const address = Math.ceil(base / hugeBytes) * hugeBytes;
+    const close = () => munmap(base, numReserved);
+    try {
+      // Written too: the partial block of a hand-over is the target's to fill.
+      mmap(file.numBytes, { address, prot: PROT.read | PROT.write, flags: MAP.shared | MAP.fixed, fd });
+    } catch (error) {
+      close();
+      throw error;
+    }
+    return { address, file, close };
   } finally {
     closeSync(fd);
   }
