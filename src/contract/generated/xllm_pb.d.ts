@@ -631,6 +631,14 @@ export declare type StepBatch = Message<"xllm.v1.StepBatch"> & {
    * @generated from field: repeated xllm.v1.SequenceDelta deltas = 2;
    */
   deltas: SequenceDelta[];
+
+  /**
+   * Sequences that got one token and nothing else, which are nearly all: i32 LE triples (sequence, number of tokens
+   * generated before, token). A sequence has sent a delta before, which named it.
+   *
+   * @generated from field: bytes tokens = 3;
+   */
+  tokens: Uint8Array;
 };
 
 /**
@@ -732,6 +740,13 @@ export declare type SequenceDelta = Message<"xllm.v1.SequenceDelta"> & {
    * @generated from field: bool stays = 16;
    */
   stays: boolean;
+
+  /**
+   * What StepBatch.tokens calls it; at least 1.
+   *
+   * @generated from field: uint32 sequence = 17;
+   */
+  sequence: number;
 };
 
 /**

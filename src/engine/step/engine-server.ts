@@ -15,7 +15,6 @@ import {
   type HelloRequest,
   type KvEventBatch,
   type StatusReply,
-  type SequenceDelta,
   SequenceDeltaSchema,
   type SourceMessage,
   type StepBatch,
@@ -29,7 +28,7 @@ import type { ContractServer, ReplyStream } from '../../contract/grpc.ts';
 import type { ImportedKv } from '../scheduler/sequence.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import type { Adopter } from '../transfer/incoming.ts';
-import { messageOfUpdate } from './delta-codec.ts';
+import { StepMessage } from './delta-codec.ts';
 import { Heartbeats } from './heartbeat.ts';
 import { RecentKeys } from './recent-keys.ts';
 import { SequenceTrace } from './sequence-trace.ts';
@@ -187,7 +186,7 @@ export class EngineServer implements Adopter {
 
   /** Sends what a commit produced (step 0: what ended outside of one): one message per replica. */
   publish(stepId: number, updates: readonly SequenceUpdate[]): void {
-    const batches = new Map<string, SequenceDelta[]>();
+    const messages = new Map<string, StepMessage>();
     for (const update of updates) {
       const hosted = this.#sequences.get(update.id);
       if (!hosted) continue;
@@ -196,19 +195,15 @@ export class EngineServer implements Adopter {
       if (isFirst) hosted.hasSentTokens = true;
       if (update.tokenIds.length > 0) this.#observe(update, hosted, isFirst);
       hosted.trace?.update(update, isFirst, this.#options.clock.nowMs());
-      const delta = messageOfUpdate(
-        update,
-        { requestId: request.requestId, attempt: request.attempt, choice },
-        isFirst,
-      );
-      const deltas = batches.get(request.replica);
-      if (deltas) deltas.push(delta);
-      else batches.set(request.replica, [delta]);
+      let message = messages.get(request.replica);
+      if (!message) {
+        message = new StepMessage();
+        messages.set(request.replica, message);
+      }
+      message.add(update, { requestId: request.requestId, attempt: request.attempt, choice }, isFirst);
       if (update.finish !== null) this.#forget(update.id, hosted);
     }
-    for (const [replica, deltas] of batches) {
-      this.#replicas.get(replica)?.steps.write(create(StepBatchSchema, { stepId: BigInt(stepId), deltas }));
-    }
+    for (const [replica, message] of messages) this.#replicas.get(replica)?.steps.write(message.encode(stepId));
   }
 
   /** A sequence that was to move goes on here. */

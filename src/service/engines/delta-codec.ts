@@ -1,7 +1,12 @@
 // Owns how a sequence's news on the wire becomes the service's view of it.
 import type { ErrorCode } from '../../common/errors.ts';
 import { float32OfBytes, int32OfBytes } from '../../contract/codec.ts';
-import { FinishReason, type SequenceDelta, type TokenLogprobs } from '../../contract/generated/xllm_pb.js';
+import {
+  FinishReason,
+  type SequenceDelta,
+  type StepBatch,
+  type TokenLogprobs,
+} from '../../contract/generated/xllm_pb.js';
 import type { EngineDelta, EngineFinish, TokenLogprob } from '../engine-client.ts';
 
 const finishNames: Readonly<Record<FinishReason, EngineFinish | null>> = {
@@ -43,6 +48,23 @@ function logprobOfMessage(message: TokenLogprobs): TokenLogprob {
     topIds: int32OfBytes(message.topIds),
     topLogprobs: float32OfBytes(message.topLogprobs),
   };
+}
+
+/** Numbers of a token in `StepBatch.tokens`. */
+const TOKEN_FIELDS = 3;
+
+/**
+ * Calls back for each lone token of a step: the sequence, the tokens that it generated before, the token. Throws RangeError on
+ * a malformed message.
+ */
+export function forEachToken(
+  { tokens }: StepBatch,
+  body: (sequence: number, numBefore: number, token: number) => void,
+): void {
+  const numbers = int32OfBytes(tokens);
+  for (let i = 0; i + TOKEN_FIELDS <= numbers.length; i += TOKEN_FIELDS) {
+    body(numbers[i]!, numbers[i + 1]!, numbers[i + 2]!);
+  }
 }
 
 /** A delta that says nothing yet. */

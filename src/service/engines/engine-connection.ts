@@ -29,7 +29,7 @@ import type { InstanceRecord } from '../../coordination/instance-record.ts';
 import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
 import type { KvEvents } from '../registry/kv-index.ts';
 import { type JournalEntry, LoadJournal } from '../registry/load-journal.ts';
-import { deltaOfMessage, emptyDelta } from './delta-codec.ts';
+import { deltaOfMessage, emptyDelta, forEachToken } from './delta-codec.ts';
 import type { SourceLeg, TargetLeg } from './pair-attempt.ts';
 
 const CALL_DEADLINE_MS = 10_000;
@@ -100,6 +100,8 @@ export class EngineConnection {
   readonly #host: ConnectionHost;
   /** By request and attempt. */
   readonly #carried = new Map<string, Carried>();
+  /** By what the engine calls them: sequences that have sent a delta and go on. */
+  readonly #bySequence = new Map<number, { readonly carried: Carried; readonly choice: number }>();
   #journal = new LoadJournal();
   #streams: StreamHandle[] = [];
   #kvEvents: StreamHandle | null = null;
@@ -330,7 +332,10 @@ export class EngineConnection {
       const delta = deltaOfMessage(message);
       carried.numDenials = 0;
       if (delta.tokenIds.length > 0 && Number.isNaN(carried.entry.firstMs)) carried.entry.firstMs = nowMs;
-      if (delta.finish !== null) {
+      if (delta.finish === null) {
+        if (message.sequence > 0) this.#bySequence.set(message.sequence, { carried, choice: message.choice });
+      } else {
+        this.#bySequence.delete(message.sequence);
         carried.open.delete(message.choice);
         if (carried.open.size === 0) {
           carried.entry.endMs = nowMs;
@@ -339,6 +344,12 @@ export class EngineConnection {
       }
       carried.onDelta(delta);
     }
+    forEachToken(batch, (sequence, numBefore, token) => {
+      const named = this.#bySequence.get(sequence);
+      if (!named?.carried.open.has(named.choice)) return;
+      named.carried.numDenials = 0;
+      named.carried.onDelta({ ...emptyDelta(named.choice), tokenIds: Int32Array.of(token), numBefore });
+    });
   }
 
   #hear(beat: Heartbeat): void {
@@ -378,6 +389,8 @@ export class EngineConnection {
   #forget(key: string, carried: Carried): void {
     this.#journal.drop(carried.entry);
     this.#carried.delete(key);
+    // Tokens on their way name the sequence alone.
+    carried.open.clear();
   }
 
   /** Every open choice ends now: the engine is gone and will never end it. */
@@ -390,7 +403,9 @@ export class EngineConnection {
   #fail({ entry, onDelta, open }: Carried, why: string): void {
     entry.endMs = this.#clock.nowMs();
     const error: Refusal = { refused: 'engine_lost', message: `${why}; it is safe to retry`, retryAfterS: 1 };
-    for (const choice of open) onDelta({ ...emptyDelta(choice), finish: 'error', error });
+    const ended = [...open];
+    open.clear();
+    for (const choice of ended) onDelta({ ...emptyDelta(choice), finish: 'error', error });
   }
 }
 
