@@ -26,7 +26,7 @@ import {
 import { type ClientOf, ContractClient, type ContractSecurity, type StreamHandle } from '../../contract/grpc.ts';
 import { BUILD, PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import type { InstanceRecord } from '../../coordination/instance-record.ts';
-import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
+import type { EngineDelta, EngineModel, EngineRequest } from '../engine-client.ts';
 import type { KvEvents } from '../registry/kv-index.ts';
 import { type JournalEntry, LoadJournal } from '../registry/load-journal.ts';
 import { deltaOfMessage, emptyDelta, forEachToken } from './delta-codec.ts';

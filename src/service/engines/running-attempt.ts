@@ -5,9 +5,9 @@ import { PairAttempt, type SourceLeg, type TargetLeg } from './pair-attempt.ts';
 
 /** What is heard of a try. */
 export interface AttemptEvents {
-  onDelta(delta: EngineDelta): void;
+  readonly onDelta: (delta: EngineDelta) => void;
   /** A choice has gone on at another instance, so long after its last token. */
-  onGoneOn(pauseMs: number): void;
+  readonly onGoneOn: (pauseMs: number) => void;
 }
 
 /** What a request holds of its try. */
