@@ -68,6 +68,8 @@ export class RoutedRequest {
   #lastTokenMs = Number.NaN;
   /** Since when it decodes where it is. */
   #settledMs = Number.NaN;
+  /** The present attempt has been taken by an instance. */
+  #isAdmitted = false;
   /** The present attempt has gone from a prefill to a decode instance. */
   #isHandedOff = false;
   #isPaused = false;
@@ -88,7 +90,10 @@ export class RoutedRequest {
     this.deadlineMs = this.arrivalMs + timeoutMs;
     this.#choices = request.seeds.map(newChoice);
     // The engine ends it in time; this is for one that does not.
-    this.#timer = setTimeout(() => this.#pastDeadline(), Math.min(MAX_TIMER_MS, timeoutMs + DEADLINE_GRACE_MS)).unref();
+    this.#timer = setTimeout(
+      () => this.fail(deadlineRefusal),
+      Math.min(MAX_TIMER_MS, timeoutMs + DEADLINE_GRACE_MS),
+    ).unref();
   }
 
   /** Kernels of the first try: others promise no identical text. null: there was none yet. */
@@ -126,7 +131,7 @@ export class RoutedRequest {
   /** Prompt and, of the longest choice, the tokens so far. */
   contextIds(): Int32Array {
     const longest = this.#open()
-      .map((index) => this.#generated(index))
+      .map((index) => generatedOf(this.#choices[index]))
       .reduce((best, ids) => (ids.length > best.length ? ids : best), new Int32Array(0));
     if (longest.length === 0) return this.request.promptIds;
     const ids = new Int32Array(this.request.promptIds.length + longest.length);
@@ -255,7 +260,7 @@ export class RoutedRequest {
     this.#attempt = attempt;
     this.#handle = null;
     this.#instance = instance;
-    this.#isHandedOff = false;
+    this.#isHandedOff = this.#isAdmitted = false;
     this.#visited = new Set([instance, ...(decision.decode ? [decision.decode.instance.name] : [])]);
     this.#note('routed', explained(decision));
     const sentMs = this.#host.nowMs();
@@ -278,7 +283,7 @@ export class RoutedRequest {
     this.#handle = result;
     this.#numericsId ??= chosen.instance.numericsId;
     if (this.#isPaused) result.pause();
-    this.#note('admitted', {});
+    this.#noteAdmitted();
     return null;
   }
 
@@ -298,7 +303,7 @@ export class RoutedRequest {
     span: Span | undefined,
   ): Attempt {
     const { request } = this;
-    const generatedIds = open.map((index) => this.#generated(index));
+    const generatedIds = open.map((index) => generatedOf(this.#choices[index]));
     // Once tokens have come, all there is to say of the prompt has been said.
     const isPromptTold = generatedIds.every((ids) => ids.length > 0);
     return {
@@ -348,6 +353,7 @@ export class RoutedRequest {
       this.#lost(delta.error?.message ?? 'the engine gave it up');
       return;
     }
+    this.#noteAdmitted();
     const promptLogprobs = newPromptLogprobs(choice, delta.promptLogprobs);
     append(choice, delta.tokenIds);
     const isFirst = !choice.hasBegun;
@@ -467,20 +473,18 @@ export class RoutedRequest {
     });
   }
 
-  #generated(index: number): Int32Array {
-    return generatedOf(this.#choices[index]);
-  }
-
-  #pastDeadline(): void {
-    this.fail(deadlineRefusal);
-  }
-
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
     clearTimeout(this.#timer);
     this.#cancelMove?.();
     this.#host.ended(this);
+  }
+
+  /** Once for each attempt: tokens may overtake the reply. */
+  #noteAdmitted(): void {
+    if (!this.#isAdmitted) this.#note('admitted', {});
+    this.#isAdmitted = true;
   }
 
   #note(event: RequestEvent['event'], detail: RequestEvent['detail']): void {

@@ -33,6 +33,9 @@ export interface RunningAttemptOptions extends AttemptEvents {
 /** The way to another instance. */
 interface Move {
   readonly source: string;
+  /** What was there before it. */
+  readonly before: Outlet;
+  readonly handleBefore: EngineHandle | null;
   readonly target: HandOffAddress;
   readonly leg: TargetLeg;
   readonly pair: PairAttempt;
@@ -147,7 +150,18 @@ export class RunningAttempt implements AttemptHandle {
       },
     );
     const left = new Set([...this.#numTokens.keys()].filter((choice) => this.#numTokens[choice] !== null));
-    const move: Move = { source: this.#instance, target, leg, pair, left, hasStayed: false, hasGone: false, end };
+    const move: Move = {
+      source: this.#instance,
+      before: this.#last,
+      handleBefore: this.#handle,
+      target,
+      leg,
+      pair,
+      left,
+      hasStayed: false,
+      hasGone: false,
+      end,
+    };
     this.#last.hear = (delta) => {
       pair.hearSource(delta);
       this.#follow(move, delta);
@@ -167,10 +181,7 @@ export class RunningAttempt implements AttemptHandle {
     if (move.left.size > 0 || this.#move !== move) return;
     if (move.hasStayed) {
       // Where a part of it has gone it stays a pair, and goes on elsewhere only by another try.
-      if (!move.hasGone) {
-        move.leg.drop();
-        this.#move = null;
-      }
+      if (!move.hasGone) this.#undo(move);
       this.#instance = move.source;
       move.end(false);
       return;
@@ -179,6 +190,15 @@ export class RunningAttempt implements AttemptHandle {
     this.#leg = move.leg;
     this.#instance = move.target.name;
     move.end(true);
+  }
+
+  /** The target has nothing of it: the pair is taken out, so that another can be tried. */
+  #undo({ leg, before, handleBefore }: Move): void {
+    leg.drop();
+    before.hear = (delta) => this.#tell(delta);
+    this.#last = before;
+    this.#handle = handleBefore;
+    this.#move = null;
   }
 
   #tell(delta: EngineDelta): void {
