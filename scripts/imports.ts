@@ -31,6 +31,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   'engine/sampler': ['engine/tensor', 'engine/scheduler', 'engine/jit', 'common'],
   'engine/kv': ['engine/ffi', 'common'],
   'engine/scheduler': ['engine/kv', 'common'],
+  'engine/transfer': ['engine/scheduler', 'engine/kv', 'contract', 'common'],
   'engine/step': ['engine', 'files', 'contract', 'coordination', 'common'],
   service: ['contract', 'files', 'coordination', 'common'],
   cli: ['common', 'contract', 'files', 'coordination', 'engine', 'service'],

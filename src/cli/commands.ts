@@ -81,6 +81,16 @@ export const commands: readonly CommandSpec<z.ZodObject>[] = [
       process.exitCode = await (await import('./status.ts')).status(options, terminalIo());
     },
   }),
+  defineCommand({
+    name: 'drain',
+    about: 'Let an instance leave: it takes nothing new, what runs there goes on elsewhere, and it exits.',
+    args: [{ name: '<instance>', about: 'Its name, as xllm status lists it.' }],
+    schema: commandOptions.drain,
+    examples: ['xllm drain engine-1', 'xllm drain b0 --url http://10.0.0.5:8000', 'xllm drain engine-0 --force'],
+    run: async (options, args) => {
+      process.exitCode = await (await import('./drain.ts')).drain(options, args, terminalIo());
+    },
+  }),
 ];
 
 export interface CommandGroup {

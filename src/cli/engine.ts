@@ -5,6 +5,7 @@ import { modelSettings } from '../files/resolve/settings.ts';
 import { checkAdvertise, checkListen, coordinatorOptionsOf } from './cluster-config.ts';
 import type { EngineOptions } from './config/options.ts';
 import { findModel } from './model.ts';
+import { openTracer } from './tracing.ts';
 
 export async function engine(options: EngineOptions, [modelSpec]: readonly string[]): Promise<void> {
   const log = createLog({ format: options.logFormat, level: options.logLevel });
@@ -13,6 +14,8 @@ export async function engine(options: EngineOptions, [modelSpec]: readonly strin
   checkAdvertise(options.listen, options.advertise);
   const model = await findModel(modelSpec, options);
   const { cacheFolder } = modelSettings(process.env, { cacheFolder: options.cache });
+  const traced = { serviceName: 'xllm-engine', instance: options.name } as const;
+  const tracer = await openTracer(options.otlpEndpoint, traced, log, process.env);
   const exitCode = await runEngineProcess(
     {
       ...options,
@@ -21,6 +24,7 @@ export async function engine(options: EngineOptions, [modelSpec]: readonly strin
       cacheFolder,
       isSupervised: options.supervised,
       coordinator,
+      tracer,
     },
     log,
   );

@@ -20,12 +20,26 @@ const POLL_MS = 1_000;
 /** A suspect engine gets this long to come back before it is killed. */
 const PATIENCE_MS = 10_000;
 
+export interface LocalInstance {
+  readonly name: string;
+  readonly role: 'mix' | 'prefill' | 'decode';
+}
+
+/** `PREFILL:DECODE` engines, or so many that do both. */
+export function localInstances(pd: string | undefined, numInstances: number): LocalInstance[] {
+  const many = (length: number, role: LocalInstance['role'], prefix: string) =>
+    Array.from({ length }, (_, index): LocalInstance => ({ name: `${prefix}-${index}`, role }));
+  if (pd === undefined) return many(numInstances, 'mix', 'engine');
+  const [numPrefill = 1, numDecode = 1] = pd.split(':').map(Number);
+  return [...many(numPrefill, 'prefill', 'prefill'), ...many(numDecode, 'decode', 'decode')];
+}
+
 export interface LocalEnginesOptions {
   readonly modelPath: string;
   readonly modelName: string;
   /** Options of `xllm engine`, as resolved. */
   readonly engineOptions: OptionValues;
-  readonly numInstances: number;
+  readonly instances: readonly LocalInstance[];
   readonly routing: RoutingOptions;
   readonly suspectMs: number;
   readonly stallMs: number;
@@ -48,11 +62,13 @@ interface Child {
   readonly watchdog: Watchdog;
   /** This life has been ready once; while it loads its silence means nothing. */
   isUp: boolean;
+  /** Any life of it. */
+  hasServed: boolean;
 }
 
 /** Makes everything but the children, which `start` spawns: what needs the pool can be built, and fail, before. */
 export async function createLocalEngines(options: LocalEnginesOptions): Promise<LocalEngines> {
-  const { log, numInstances, suspectMs, stallMs } = options;
+  const { log, instances, suspectMs, stallMs } = options;
   // mkdtemp makes the folder private (0700): who can reach the sockets is this user.
   const folder = mkdtempSync(join(tmpdir(), 'xllm-'));
   // SIGKILL cannot be caught; every other way out removes the folder.
@@ -66,18 +82,19 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
   const { promise: ready, resolve, reject } = Promise.withResolvers<EngineModel>();
   let closing = false;
   const limits: WatchdogLimits = { maxStalledMs: stallMs, maxSilentMs: suspectMs + PATIENCE_MS };
-  const children = Array.from({ length: numInstances }, (_, index): Child => {
-    const name = `engine-${index}`;
-    const supervisor = new Supervisor(spawner(options, name, folder, coordinatorAddress), {
+  const children = instances.map((local): Child => {
+    const { name } = local;
+    const supervisor = new Supervisor(spawner(options, local, folder, coordinatorAddress), {
       onExit: (how, restartMs) => {
         child.isUp = false;
         if (closing) return;
-        if (restartMs === null) {
+        if (restartMs === null && child.hasServed) log.info(`${name} ${how} after its drain, and is not started again`);
+        else if (restartMs === null) {
           reject(new XllmError('engine_unavailable', `${name} ${how} while starting; its last lines above say why`));
         } else log.error(`${name} ${how}`, { restartMs });
       },
     });
-    const child: Child = { name, supervisor, watchdog: new Watchdog(limits), isUp: false };
+    const child: Child = { name, supervisor, watchdog: new Watchdog(limits), isUp: false, hasServed: false };
     return child;
   });
   const childOf = (name: string) => children.find((child) => child.name === name);
@@ -90,7 +107,7 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
         const child = childOf(model.instance);
         child?.supervisor.markReady();
         child?.watchdog.reset(performance.now());
-        if (child) child.isUp = true;
+        if (child) child.isUp = child.hasServed = true;
         log.debug('engine connected', { instance: model.instance });
         if (children.every(({ isUp }) => isUp)) resolve(model);
       },
@@ -98,16 +115,17 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
         if (!closing) log.warn(`lost ${name}: ${reason}`);
       },
       onSuspect: ({ name }, reason) => log.warn(`${name} is suspect: ${reason}`),
+      onDrained: ({ name }) => childOf(name)?.supervisor.retire(),
       onIgnored: (key, why) => log.warn(`${key} is no registration: ${why}`),
     },
   });
   const engine = new RoutedEngine(pool, monotonicClock, options.routing);
   const poll = setInterval(() => {
-    const { instances } = pool.view();
+    const views = pool.view().instances;
     for (const { name, supervisor, watchdog, isUp } of children) {
       if (!isUp) continue;
       // Not connected is not answering: a stopped process loses its connection and its lease as well.
-      const instance = instances.find((candidate) => candidate.name === name);
+      const instance = views.find((candidate) => candidate.name === name);
       const isSilent = !instance?.isConnected || instance.silentMs > suspectMs;
       const stalledMs = isSilent ? null : instance.stalledMs;
       if (watchdog.judge(stalledMs, performance.now()) === 'alive') continue;
@@ -139,16 +157,16 @@ export async function createLocalEngines(options: LocalEnginesOptions): Promise<
 }
 
 function spawner(
-  { modelPath, modelName, engineOptions, numInstances }: LocalEnginesOptions,
-  name: string,
+  { modelPath, modelName, engineOptions, instances }: LocalEnginesOptions,
+  { name, role }: LocalInstance,
   folder: string,
   coordinator: Address,
 ) {
-  const threads = engineOptions['threads'] ?? Math.max(1, Math.floor(availableParallelism() / numInstances));
+  const threads = engineOptions['threads'] ?? Math.max(1, Math.floor(availableParallelism() / instances.length));
   let numStarts = 0;
   return () =>
     spawnEngine(
-      { ...engineOptions, name, threads, instancesOnHost: numInstances },
+      { ...engineOptions, name, role, threads, instancesOnHost: instances.length },
       // A path of its own for each life: a dying predecessor cannot unlink its successor's socket.
       { modelPath, modelName, listen: `unix:${folder}/${name}-${numStarts++}.sock`, coordinator },
     );

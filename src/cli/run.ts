@@ -9,7 +9,7 @@ import { defaultRouting } from '../service/engines/routed-engine.ts';
 import { createTextService } from '../service/text/create-text-service.ts';
 import type { TextService } from '../service/text/text-service.ts';
 import type { OptionsOf } from './config/options.ts';
-import { createLocalEngines } from './local-engines.ts';
+import { createLocalEngines, localInstances } from './local-engines.ts';
 import { findModel } from './model.ts';
 
 export async function run(options: OptionsOf<'run'>, args: readonly string[]): Promise<void> {
@@ -24,7 +24,7 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
     modelPath: model.path,
     modelName: model.name,
     engineOptions: options,
-    numInstances: 1,
+    instances: localInstances(undefined, 1),
     routing: defaultRouting,
     suspectMs: defaultHealthLimits.silentMs,
     stallMs: defaultHealthLimits.stalledMs,

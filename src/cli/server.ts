@@ -9,9 +9,10 @@ import { readApiKeys } from './api-keys.ts';
 import type { ServeOptions } from './config/options.ts';
 import { readGenerationDefaults } from './generation-defaults.ts';
 import { httpConfigOf } from './http-config.ts';
-import { createLocalEngines } from './local-engines.ts';
+import { createLocalEngines, localInstances } from './local-engines.ts';
 import { findModel } from './model.ts';
 import { routingOf } from './routing-config.ts';
+import { openTracer } from './tracing.ts';
 
 export interface Server {
   readonly url: string;
@@ -41,16 +42,20 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
     for (const close of closers.splice(0).reverse()) await close();
   };
   try {
+    const instances = localInstances(options.pd, options.instances);
     const local = await createLocalEngines({
       modelPath: found.path,
       modelName: modelNames[0] ?? found.name,
       engineOptions: options,
-      numInstances: options.instances,
-      routing: routingOf(options, options.instances === 1),
+      instances,
+      routing: routingOf(options, instances.length === 1),
       suspectMs: options.suspectTimeoutS * 1_000,
       stallMs: options.stallTimeoutS * 1_000,
       log,
     });
+    const traced = { serviceName: 'xllm-service', instance: `service-${process.pid}` } as const;
+    const tracer = await openTracer(options.otlpEndpoint, traced, log, process.env);
+    closers.push(async () => tracer?.close());
     let graceMs = 0;
     closers.push(() => local.close(graceMs));
     // The engine loads while this process reads the tokenizer.
@@ -64,6 +69,7 @@ export async function startServer(options: ServeOptions, modelSpec: string | und
       routing: local.engine,
       assetsOf: () => ({ text, defaults }),
       log,
+      tracer,
       config: httpConfigOf(options, modelNames, apiKeys),
     });
     closers.push(() => http.close());

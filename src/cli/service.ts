@@ -22,6 +22,7 @@ import { findModel } from './model.ts';
 import { ModelCatalogue } from './model-catalogue.ts';
 import { routingOf } from './routing-config.ts';
 import { untilStopped } from './shutdown.ts';
+import { openTracer } from './tracing.ts';
 
 export async function service(options: ServiceOptions, modelSpecs: readonly string[]): Promise<void> {
   const log = createLog({ format: options.logFormat, level: options.logLevel });
@@ -45,6 +46,9 @@ export async function service(options: ServiceOptions, modelSpecs: readonly stri
     const { coordinator, registersAt, closeCoordinator } = await openOwnCoordinator(options, log);
     closers.push(closeCoordinator);
     const replica = `${hostname()}-${randomUUID().slice(0, 8)}`;
+    const traced = { serviceName: 'xllm-service', instance: replica } as const;
+    const tracer = await openTracer(options.otlpEndpoint, traced, log, process.env);
+    closers.push(() => tracer?.close());
     const pool = new EnginePool({
       coordinator,
       replica,
@@ -73,6 +77,7 @@ export async function service(options: ServiceOptions, modelSpecs: readonly stri
       routing: engine,
       assetsOf: (model) => catalogue.of(model),
       log,
+      tracer,
       group: () => group?.report() ?? { replica, replicas: [], writer: null, summary: null },
       config: { ...httpConfigOf(options, options.servedModelName, apiKeys), expectedModels: expected },
     });

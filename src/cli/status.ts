@@ -16,7 +16,7 @@ export async function status({ url, json }: OptionsOf<'status'>, io: BenchIo): P
   return cluster.ready ? 0 : 1;
 }
 
-async function fetchCluster(base: string, io: BenchIo): Promise<ClusterReply> {
+export async function fetchCluster(base: string, io: BenchIo): Promise<ClusterReply> {
   const url = apiUrl(base, '/v1/cluster');
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   const reply = await callJson(url, { headers: authorisation(io.env), signal }).catch((error: unknown) => {
@@ -28,14 +28,15 @@ async function fetchCluster(base: string, io: BenchIo): Promise<ClusterReply> {
   return parsed.data;
 }
 
-export function formatCluster(cluster: ClusterReply, isStyled: boolean): string {
-  const { replica, replicas, writer, ready, models, instances } = cluster;
+function formatCluster(cluster: ClusterReply, isStyled: boolean): string {
+  const { replica, replicas, writer, ready, models, instances, recoveries, migrations } = cluster;
   const lines = [
     `${ready ? 'ready' : 'not ready'}: ${models.length > 0 ? models.join(', ') : 'no model can be served'}`,
     ...(replicas.length > 1
       ? [`replicas: ${replicas.map(({ name, url }) => `${name} at ${url}`).join(', ')}; asked: ${replica}`]
       : []),
     ...(replicas.length > 1 ? [`writer: ${writer ?? 'none'}`] : []),
+    ...(recoveries + migrations > 0 ? [`requests moved: ${recoveries} recovered, ${migrations} migrated`] : []),
   ];
   if (instances.length === 0) return `${lines.join('\n')}\nNo instance is known.\n`;
   const rows = instances.map((instance) => [

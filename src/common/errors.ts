@@ -45,7 +45,16 @@ export const errorCatalogue = {
     type: 'invalid_request_error',
     about: 'No such model is served; the message names those that are.',
   },
-  not_found: { status: 404, type: 'invalid_request_error', about: 'No such route; see /openapi.json.' },
+  not_found: {
+    status: 404,
+    type: 'invalid_request_error',
+    about: 'No such route, request or instance; see /openapi.json.',
+  },
+  last_instance: {
+    status: 409,
+    type: 'invalid_request_error',
+    about: 'Nothing else could serve the model of the instance to be drained; start another one, or force it.',
+  },
   body_too_large: {
     status: 413,
     type: 'invalid_request_error',

@@ -2,7 +2,7 @@
 import type { ChannelOptions } from '@grpc/grpc-js';
 
 /** Raised when a message changes its meaning; new optional fields need no new version. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 export const BUILD = 'xllm-ts/0.1.0';
 
 /** A prompt of a million tokens is 4 MiB; grpc-js refuses 4 MB unless told otherwise. */

@@ -1,5 +1,6 @@
 // Owns the service's view of an engine: submit token ids, get token ids. Implemented over the contract.
 import type { Refusal } from '../common/errors.ts';
+import type { Span } from '../common/trace.ts';
 import type { Sampling, StatusReply } from '../contract/generated/xllm_pb.js';
 import type { ClusterView } from './registry/cluster-view.ts';
 
@@ -34,6 +35,8 @@ export interface EngineRequest {
   /** Objectives; 0: none stated. */
   readonly ttftSloMs: number;
   readonly tpotSloMs: number;
+  /** What its stages are parts of; absent: no traces. */
+  readonly span?: Span;
 }
 
 export interface TokenLogprob {
@@ -44,12 +47,15 @@ export interface TokenLogprob {
   readonly topLogprobs: Float32Array;
 }
 
-export type EngineFinish = 'stop' | 'length' | 'abort' | 'error';
+/** `handed-off`: it goes on at another instance; never seen by who submitted the request. */
+export type EngineFinish = 'stop' | 'length' | 'abort' | 'error' | 'handed-off';
 
 /** New tokens of one choice. */
 export interface EngineDelta {
   readonly choice: number;
   readonly tokenIds: Int32Array;
+  /** Tokens generated before these, over all instances and attempts. */
+  readonly numBefore: number;
   readonly logprobs: readonly TokenLogprob[];
   readonly promptLogprobs: readonly TokenLogprob[];
   readonly finish: EngineFinish | null;
@@ -60,6 +66,8 @@ export interface EngineDelta {
   readonly queueMs: number | null;
   readonly prefillMs: number | null;
   readonly numPreemptions: number;
+  /** It was to move to another instance and has not; never seen by who submitted the request. */
+  readonly stays?: true;
   /** With finish 'error'. */
   readonly error: Refusal | null;
 }

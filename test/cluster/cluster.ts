@@ -8,13 +8,13 @@ export interface Cluster extends TestServer {
   readonly pidOf: (name: string) => number | undefined;
 }
 
-/** On the timed device unless `args` say otherwise. */
-export async function startCluster(numInstances: number, ...args: readonly string[]): Promise<Cluster> {
+/** So many mixed instances, or those of `PREFILL:DECODE`. On the timed device unless `args` say otherwise. */
+export async function startCluster(instances: number | string, ...args: readonly string[]): Promise<Cluster> {
   const server = await startServer([
     '--device',
     args.includes('--device') ? (args[args.indexOf('--device') + 1] ?? '') : 'timed',
-    '--instances',
-    String(numInstances),
+    typeof instances === 'number' ? '--instances' : '--pd',
+    String(instances),
     '--log-level',
     'warn',
     ...args,
@@ -72,4 +72,6 @@ export async function instanceOf(
 export async function untilIdle(url: string): Promise<void> {
   await eventually(async () => (await metric(url, 'vllm:num_requests_running')) === 0, 'every sequence ended');
   await eventually(async () => (await metric(url, 'vllm:kv_cache_usage_perc')) === 0, 'every page came back');
+  await eventually(async () => (await metric(url, 'xllm:handoff_open')) === 0, 'every hand-off ended');
+  await eventually(async () => (await metric(url, 'xllm:handoff_pages_out')) === 0, 'every lent page came back');
 }

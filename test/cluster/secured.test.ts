@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { makeCertificates, type TestCertificates } from '../support/certificates.ts';
-import { complete } from '../support/client.ts';
+import { complete, metric } from '../support/client.ts';
 import { eventually } from '../support/server.ts';
 import { clusterOf, Halves, untilSchedulable } from './halves.ts';
 
@@ -27,6 +27,21 @@ afterAll(() => {
 });
 
 const body = { prompt: [1, 2, 3], max_tokens: 3, temperature: 0, ignore_eos: true };
+
+test('a prefill and a decode instance know each other as well, for calls and for blocks', async () => {
+  const { cert, key, ca } = certificates;
+  const tls = ['--tls-cert', cert, '--tls-key', key, '--tls-ca', ca];
+  const common = [...tls, '--cluster-token-file', file('pair-token', 'secret\n'), '--listen', 'localhost:0'];
+  const { url, registersAt } = await halves.service(...common);
+  halves.engine('p', registersAt, ...common, '--role', 'prefill', '--kv-transport', 'tcp');
+  halves.engine('d', registersAt, ...common, '--role', 'decode', '--kv-transport', 'tcp');
+  await untilSchedulable(url, 'd', 'p');
+  const prompt = Array.from({ length: 100 }, (_, i) => i + 1);
+  for (let i = 0; i < 3; i++)
+    expect((await complete(url, { ...body, prompt, max_tokens: 20 })).tokenIds).toHaveLength(20);
+  await eventually(async () => (await metric(url, 'xllm:handoff_in_total')) >= 2, 'hand-overs');
+  expect(await metric(url, 'xllm:handoff_pushed_bytes_total')).toBeGreaterThan(0);
+});
 
 test('with a token and TLS both ways; without either an engine stays outside', async () => {
   const { cert, key, ca } = certificates;

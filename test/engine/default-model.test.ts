@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { resolveModel } from '../../src/files/resolve/resolve-model.ts';
 import { modelSettings } from '../../src/files/resolve/settings.ts';
 import { ModelRunner } from '../../src/engine/step/testing/model-runner.ts';
+import { kernelSets } from '../support/kernel-sets.ts';
 import { goldenFolder } from './golden-cases.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
@@ -30,7 +31,7 @@ function logSoftmax(logits: Float32Array): Float32Array {
 const argMax = (values: Float32Array) => values.reduce((best, x, i) => (x > values[best]! ? i : best), 0);
 
 describe('default model', () => {
-  describe.each(isFull ? (['auto', 'ggml'] as const) : (['auto'] as const))('kernels %s', (kernels) => {
+  describe.each(isFull ? kernelSets : (['auto'] as const))('kernels %s', (kernels) => {
     let runner: ModelRunner;
     beforeAll(async () => {
       const { path } = await resolveModel(undefined, { settings: modelSettings(process.env) });

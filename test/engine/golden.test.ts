@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { outputKind } from '../../src/engine/scheduler/plan.ts';
 import { ModelRunner } from '../../src/engine/step/testing/model-runner.ts';
+import { kernelSets } from '../support/kernel-sets.ts';
 import { writeGoldenGguf } from './golden-gguf.ts';
 import { type GoldenCase, goldenFolder, goldenModels, hubFolder, readGoldenCases } from './golden-cases.ts';
 
@@ -20,7 +21,7 @@ describe.each(goldenModels)('%s', (model) => {
     cases = await readGoldenCases(model);
   });
 
-  describe.each(['auto', 'ggml'] as const)('kernels %s', (kernels) => {
+  describe.each(kernelSets)('kernels %s', (kernels) => {
     let runner: ModelRunner;
     beforeAll(async () => {
       runner = await ModelRunner.open(join(goldenFolder, model), { dtype: 'float32', kernels });

@@ -8,6 +8,8 @@ import type { SequenceSpec, SequenceUpdate } from '../../src/engine/scheduler/sp
 import { resolveModel } from '../../src/files/resolve/resolve-model.ts';
 import { modelSettings } from '../../src/files/resolve/settings.ts';
 import { counts, root } from '../support/server.ts';
+import type { Kernels } from '../../src/engine/step/kernel-choice.ts';
+import { kernelSets } from '../support/kernel-sets.ts';
 
 const tinyModel = join(root, 'test/fixtures/golden/llama');
 
@@ -19,7 +21,7 @@ interface Setting {
   readonly kvCacheMemory?: number;
 }
 
-const options = (modelPath: string, kernels: 'auto' | 'ggml', setting: Setting): EngineLoadOptions => ({
+const options = (modelPath: string, kernels: Kernels, setting: Setting): EngineLoadOptions => ({
   modelPath,
   modelName: 'identity',
   dtype: 'auto',
@@ -160,7 +162,7 @@ async function serve(
 
 async function expectIdentity(
   modelPath: string,
-  kernels: 'auto' | 'ggml',
+  kernels: Kernels,
   requests: readonly SequenceSpec[],
   kvBytesShort: number,
 ): Promise<void> {
@@ -182,7 +184,7 @@ async function expectIdentity(
 }
 
 describe('outputs do not depend on the batch', { timeout: 3_600_000 }, () => {
-  test.each(['auto', 'ggml'] as const)('tiny model in F32, kernels %s', async (kernels) => {
+  test.each(kernelSets)('tiny model in F32, kernels %s', async (kernels) => {
     await expectIdentity(tinyModel, kernels, randomRequests(counts(24, 200), 120, 100, 288, 7), 180_000);
   });
 

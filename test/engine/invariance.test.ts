@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Feed, ModelRunner } from '../../src/engine/step/testing/model-runner.ts';
 import { goldenFolder } from './golden-cases.ts';
+import { kernelSets } from '../support/kernel-sets.ts';
 
 const isFull = Boolean(process.env['XLLM_TEST_FULL']);
 const defaultModel = join(homedir(), '.cache/xllm/models/SmolLM2-135M-Instruct.Q4_1.gguf');
@@ -35,7 +36,7 @@ if (isFull) cases.push({ name: 'default model, F32', path: defaultModel, dtype: 
 const numDecodes = 5;
 
 describe.each(cases.filter(({ path }) => existsSync(path)))('$name', ({ path, dtype, numPrompt }) => {
-  describe.each(['auto', 'ggml'] as const)('kernels %s', (kernels) => {
+  describe.each(kernelSets)('kernels %s', (kernels) => {
     let runner: ModelRunner;
     let random: (bound: number) => number;
     let tokens: number[];

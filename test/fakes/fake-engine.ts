@@ -251,6 +251,7 @@ function blank(choice: number): EngineDelta {
   return {
     choice,
     tokenIds: empty,
+    numBefore: 0,
     logprobs: [],
     promptLogprobs: [],
     finish: null,

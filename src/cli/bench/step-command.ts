@@ -1,12 +1,12 @@
 // Owns `xllm bench step`: what a step of a model takes, op by op, without HTTP.
 import { writeFileSync } from 'node:fs';
-import { create, toBinary } from '@bufbuild/protobuf';
+import { toBinary } from '@bufbuild/protobuf';
 import { monotonicClock } from '../../common/clock.ts';
 import { StepBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { modelSettings } from '../../files/resolve/settings.ts';
 import { greedyParams } from '../../engine/scheduler/sampling-params.ts';
 import type { SequenceSpec } from '../../engine/scheduler/spec.ts';
-import { messageOfUpdate } from '../../engine/step/delta-codec.ts';
+import { StepMessage } from '../../engine/step/delta-codec.ts';
 import { type LoadedEngine, loadEngine } from '../../engine/step/load-engine.ts';
 import { ProgramExecutor } from '../../engine/step/program-executor.ts';
 import { StepLoop } from '../../engine/step/step-loop.ts';
@@ -148,10 +148,11 @@ class Runner {
         asyncScheduling: true,
         onFailure: (error) => done.reject(error),
         onCommit: (plan, output, updates) => {
-          const deltas = updates.map((update) =>
-            messageOfUpdate(update, { requestId: String(update.id), attempt: 0, choice: 0 }, false),
-          );
-          toBinary(StepBatchSchema, create(StepBatchSchema, { stepId: BigInt(plan.stepId), deltas }));
+          const message = new StepMessage();
+          for (const update of updates) {
+            message.add(update, { requestId: String(update.id), attempt: 0, choice: 0 }, false);
+          }
+          toBinary(StepBatchSchema, message.encode(plan.stepId));
           const loopCpuUs = loop.eventLoopCpuUs;
           const isTimed =
             kind === 'prefill' ? plan.numTokens > 1 : plan.numTokens === stepTokens && plan.numRows === stepTokens;

@@ -82,6 +82,10 @@ const engineOptions = {
     .enum(kvCacheDtypes)
     .default('auto')
     .describe('Elements of cached keys and values. auto: float16, or float32 with --dtype float32.'),
+  kvTransport: z
+    .enum(['auto', 'tcp'])
+    .default('auto')
+    .describe('How KV goes to another instance. auto: on one host its memory is mapped, nothing is sent; else TCP.'),
   perfMap: z
     .boolean()
     .default(false)
@@ -106,6 +110,13 @@ const clusterOptions = {
   tlsCert: z.string().optional().describe('PEM of the certificate with which --listen speaks TLS.'),
   tlsKey: z.string().optional().describe('PEM of its key.'),
   tlsCa: z.string().optional().describe('PEM of the authority that signed those of the others: calls to them use TLS.'),
+};
+
+const traceOptions = {
+  otlpEndpoint: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe('Send traces there, as OTLP over HTTP (default: OTEL_EXPORTER_OTLP_ENDPOINT; neither: no traces).'),
 };
 
 const logOptions = {
@@ -139,6 +150,13 @@ const routingOptions = {
     .default(1_000)
     .describe('Objective for the first token, for requests that state none.'),
   targetTpotMs: z.number().gt(0).default(50).describe('Objective per later token, for requests that state none.'),
+  balanceMargin: z
+    .number()
+    .refine((margin) => margin === 0 || margin >= 1.1, 'is 0 or at least 1.1')
+    .default(0)
+    .describe(
+      "Move running requests off an instance whose decode steps take so many times as long as another's; 0: never.",
+    ),
   suspectTimeoutS: z
     .number()
     .gt(0)
@@ -152,13 +170,24 @@ const routingOptions = {
     .describe('How long a request of a failed instance waits for another (default: 30; with one instance 0).'),
 };
 
+/** Whom a command about a running server asks. */
+const askOptions = {
+  url: z.string().default('http://127.0.0.1:8000').describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+};
+
 export const commandOptions = {
   serve: z.strictObject({
     ...serviceOptions,
+    pd: z
+      .string()
+      .regex(/^[1-9]\d?:[1-9]\d?$/, 'write it as PREFILL:DECODE, such as 1:1 or 2:2')
+      .optional()
+      .describe('Engines for prompts and engines for what follows, such as 1:1 or 1:3 (instead of --instances).'),
     instances: count.max(64).default(1).describe('Engines on this machine; they share its cores and memory.'),
     ...routingOptions,
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   service: z.strictObject({
@@ -174,6 +203,7 @@ export const commandOptions = {
       .describe('etcd://host:port[,host:port]/namespace, for several services; etcds:// for TLS (default: --listen).'),
     ...clusterOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
   engine: z.strictObject({
@@ -200,13 +230,19 @@ export const commandOptions = {
     supervised: z.boolean().default(false).describe('Exit when standard input closes; ignore Ctrl-C.'),
     ...engineOptions,
     ...modelOptions,
+    ...traceOptions,
     ...logOptions,
   }),
+  drain: z.strictObject({
+    ...askOptions,
+    force: z
+      .boolean()
+      .default(false)
+      .describe('Also where nothing else can serve its model: what runs there then ends there.'),
+    timeoutS: z.number().gt(0).default(600).describe('How long to wait until it has left; the drain goes on after it.'),
+  }),
   status: z.strictObject({
-    url: z
-      .string()
-      .default('http://127.0.0.1:8000')
-      .describe('The server to ask; its API key comes from XLLM_API_KEY.'),
+    ...askOptions,
     json: z.boolean().default(false).describe('Everything, as JSON.'),
   }),
   run: z.strictObject({

@@ -406,6 +406,20 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
    * @generated from field: repeated bytes generated_ids = 20;
    */
   generatedIds: Uint8Array[];
+
+  /**
+   * Prefill here, decode there; absent: all of it here.
+   *
+   * @generated from field: xllm.v1.HandOffTarget hand_off = 21;
+   */
+  handOff?: HandOffTarget | undefined;
+
+  /**
+   * W3C trace context of the attempt; empty: it is not traced.
+   *
+   * @generated from field: string traceparent = 30;
+   */
+  traceparent: string;
 };
 
 /**
@@ -413,6 +427,34 @@ export declare type SubmitRequest = Message<"xllm.v1.SubmitRequest"> & {
  * Use `create(SubmitRequestSchema)` to create a new message.
  */
 export declare const SubmitRequestSchema: GenMessage<SubmitRequest>;
+
+/**
+ * An instance that is to go on with sequences of another.
+ *
+ * @generated from message xllm.v1.HandOffTarget
+ */
+export declare type HandOffTarget = Message<"xllm.v1.HandOffTarget"> & {
+  /**
+   * @generated from field: string instance = 1;
+   */
+  instance: string;
+
+  /**
+   * @generated from field: string incarnation = 2;
+   */
+  incarnation: string;
+
+  /**
+   * @generated from field: string address = 3;
+   */
+  address: string;
+};
+
+/**
+ * Describes the message xllm.v1.HandOffTarget.
+ * Use `create(HandOffTargetSchema)` to create a new message.
+ */
+export declare const HandOffTargetSchema: GenMessage<HandOffTarget>;
 
 /**
  * @generated from message xllm.v1.SubmitReply
@@ -486,6 +528,11 @@ export declare type ControlRequest = Message<"xllm.v1.ControlRequest"> & {
    * @generated from field: string incarnation = 7;
    */
   incarnation: string;
+
+  /**
+   * @generated from field: xllm.v1.HandOffTarget target = 8;
+   */
+  target?: HandOffTarget | undefined;
 };
 
 /**
@@ -517,6 +564,20 @@ export enum ControlRequest_Action {
    * @generated from enum value: RESUME = 3;
    */
   RESUME = 3,
+
+  /**
+   * No hand-off any more: what has not left yet goes on here.
+   *
+   * @generated from enum value: KEEP = 4;
+   */
+  KEEP = 4,
+
+  /**
+   * What runs is to go on at `target`, with its KV; until that has taken it, it goes on here.
+   *
+   * @generated from enum value: MOVE = 5;
+   */
+  MOVE = 5,
 }
 
 /**
@@ -570,6 +631,14 @@ export declare type StepBatch = Message<"xllm.v1.StepBatch"> & {
    * @generated from field: repeated xllm.v1.SequenceDelta deltas = 2;
    */
   deltas: SequenceDelta[];
+
+  /**
+   * Sequences that got one token and nothing else, which are nearly all: i32 LE triples (sequence, number of tokens
+   * generated before, token). A sequence has sent a delta before, which named it.
+   *
+   * @generated from field: bytes tokens = 3;
+   */
+  tokens: Uint8Array;
 };
 
 /**
@@ -657,6 +726,27 @@ export declare type SequenceDelta = Message<"xllm.v1.SequenceDelta"> & {
    * @generated from field: optional uint32 num_preemptions = 14;
    */
   numPreemptions?: number | undefined;
+
+  /**
+   * Tokens generated before these, over all instances: what puts the messages of two instances in order.
+   *
+   * @generated from field: uint32 num_before = 15;
+   */
+  numBefore: number;
+
+  /**
+   * It was to move and has not: it goes on here.
+   *
+   * @generated from field: bool stays = 16;
+   */
+  stays: boolean;
+
+  /**
+   * What StepBatch.tokens calls it; at least 1.
+   *
+   * @generated from field: uint32 sequence = 17;
+   */
+  sequence: number;
 };
 
 /**
@@ -973,6 +1063,11 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
    * @generated from field: bool draining = 31;
    */
   draining: boolean;
+
+  /**
+   * @generated from field: xllm.v1.HandOffStatus hand_off = 32;
+   */
+  handOff?: HandOffStatus | undefined;
 };
 
 /**
@@ -980,6 +1075,77 @@ export declare type StatusReply = Message<"xllm.v1.StatusReply"> & {
  * Use `create(StatusReplySchema)` to create a new message.
  */
 export declare const StatusReplySchema: GenMessage<StatusReply>;
+
+/**
+ * Sequences that moved between instances, counted since the process began.
+ *
+ * @generated from message xllm.v1.HandOffStatus
+ */
+export declare type HandOffStatus = Message<"xllm.v1.HandOffStatus"> & {
+  /**
+   * @generated from field: uint64 handed_over = 1;
+   */
+  handedOver: bigint;
+
+  /**
+   * @generated from field: uint64 taken = 2;
+   */
+  taken: bigint;
+
+  /**
+   * Were to leave, and stayed.
+   *
+   * @generated from field: uint64 kept = 3;
+   */
+  kept: bigint;
+
+  /**
+   * @generated from field: uint64 blocks_pushed = 4;
+   */
+  blocksPushed: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_pushed = 5;
+   */
+  bytesPushed: bigint;
+
+  /**
+   * On one host: pages lent or given, nothing sent.
+   *
+   * @generated from field: uint64 blocks_lent = 6;
+   */
+  blocksLent: bigint;
+
+  /**
+   * Of sequences that came: bytes received before their first step here, and copied in the background after it.
+   *
+   * @generated from field: uint64 bytes_before_first_step = 7;
+   */
+  bytesBeforeFirstStep: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_copied = 8;
+   */
+  bytesCopied: bigint;
+
+  /**
+   * Right now: transfers under way, rooms kept, sequences on pages of others; pages that others have.
+   *
+   * @generated from field: uint32 num_open = 9;
+   */
+  numOpen: number;
+
+  /**
+   * @generated from field: uint32 pages_out = 10;
+   */
+  pagesOut: number;
+};
+
+/**
+ * Describes the message xllm.v1.HandOffStatus.
+ * Use `create(HandOffStatusSchema)` to create a new message.
+ */
+export declare const HandOffStatusSchema: GenMessage<HandOffStatus>;
 
 /**
  * @generated from message xllm.v1.DrainRequest
@@ -994,6 +1160,13 @@ export declare type DrainRequest = Message<"xllm.v1.DrainRequest"> & {
    * @generated from field: string incarnation = 2;
    */
   incarnation: string;
+
+  /**
+   * Reply at once; the process exits when nothing is running, however long that takes.
+   *
+   * @generated from field: bool leave = 3;
+   */
+  leave: boolean;
 };
 
 /**
@@ -1017,6 +1190,521 @@ export declare type DrainReply = Message<"xllm.v1.DrainReply"> & {
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export declare const DrainReplySchema: GenMessage<DrainReply>;
+
+/**
+ * From the source of a pairing. The first message is `pair`.
+ *
+ * @generated from message xllm.v1.SourceMessage
+ */
+export declare type SourceMessage = Message<"xllm.v1.SourceMessage"> & {
+  /**
+   * @generated from oneof xllm.v1.SourceMessage.kind
+   */
+  kind: {
+    /**
+     * @generated from field: xllm.v1.Pair pair = 1;
+     */
+    value: Pair;
+    case: "pair";
+  } | {
+    /**
+     * @generated from field: xllm.v1.Reserve reserve = 2;
+     */
+    value: Reserve;
+    case: "reserve";
+  } | {
+    /**
+     * @generated from field: xllm.v1.HandOver hand_over = 3;
+     */
+    value: HandOver;
+    case: "handOver";
+  } | {
+    /**
+     * The transfer is off: the client has gone, the sequence has ended.
+     *
+     * @generated from field: xllm.v1.CancelTransfer cancel = 4;
+     */
+    value: CancelTransfer;
+    case: "cancel";
+  } | {
+    /**
+     * @generated from field: xllm.v1.PairingBeat beat = 5;
+     */
+    value: PairingBeat;
+    case: "beat";
+  } | {
+    /**
+     * The source is short of pages: copy and return what was lent soon.
+     *
+     * @generated from field: xllm.v1.Recall recall = 6;
+     */
+    value: Recall;
+    case: "recall";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message xllm.v1.SourceMessage.
+ * Use `create(SourceMessageSchema)` to create a new message.
+ */
+export declare const SourceMessageSchema: GenMessage<SourceMessage>;
+
+/**
+ * From the target. The first message is `paired`.
+ *
+ * @generated from message xllm.v1.TargetMessage
+ */
+export declare type TargetMessage = Message<"xllm.v1.TargetMessage"> & {
+  /**
+   * @generated from oneof xllm.v1.TargetMessage.kind
+   */
+  kind: {
+    /**
+     * @generated from field: xllm.v1.Paired paired = 1;
+     */
+    value: Paired;
+    case: "paired";
+  } | {
+    /**
+     * @generated from field: xllm.v1.Reserved reserved = 2;
+     */
+    value: Reserved;
+    case: "reserved";
+  } | {
+    /**
+     * @generated from field: xllm.v1.Taken taken = 3;
+     */
+    value: Taken;
+    case: "taken";
+  } | {
+    /**
+     * @generated from field: xllm.v1.ReturnedPages returned = 4;
+     */
+    value: ReturnedPages;
+    case: "returned";
+  } | {
+    /**
+     * @generated from field: xllm.v1.PairingBeat beat = 5;
+     */
+    value: PairingBeat;
+    case: "beat";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message xllm.v1.TargetMessage.
+ * Use `create(TargetMessageSchema)` to create a new message.
+ */
+export declare const TargetMessageSchema: GenMessage<TargetMessage>;
+
+/**
+ * @generated from message xllm.v1.Pair
+ */
+export declare type Pair = Message<"xllm.v1.Pair"> & {
+  /**
+   * @generated from field: uint32 protocol = 1;
+   */
+  protocol: number;
+
+  /**
+   * @generated from field: string instance = 2;
+   */
+  instance: string;
+
+  /**
+   * @generated from field: string incarnation = 3;
+   */
+  incarnation: string;
+
+  /**
+   * The life that is meant.
+   *
+   * @generated from field: string target_incarnation = 4;
+   */
+  targetIncarnation: string;
+
+  /**
+   * Pages travel only between instances of which all three are equal.
+   *
+   * @generated from field: string model = 5;
+   */
+  model: string;
+
+  /**
+   * @generated from field: string numerics_id = 6;
+   */
+  numericsId: string;
+
+  /**
+   * @generated from field: string kv_layout = 7;
+   */
+  kvLayout: string;
+
+  /**
+   * Names the host and its process namespace; equal: the pools below can be mapped.
+   *
+   * @generated from field: string host = 8;
+   */
+  host: string;
+
+  /**
+   * One per cache group; none: the source's pages cannot be mapped.
+   *
+   * @generated from field: repeated xllm.v1.PoolFile pools = 9;
+   */
+  pools: PoolFile[];
+
+  /**
+   * Otherwise: where the target fetches blocks, and the secret that its connection begins with.
+   *
+   * @generated from field: string address = 10;
+   */
+  address: string;
+
+  /**
+   * @generated from field: bytes ticket = 11;
+   */
+  ticket: Uint8Array;
+};
+
+/**
+ * Describes the message xllm.v1.Pair.
+ * Use `create(PairSchema)` to create a new message.
+ */
+export declare const PairSchema: GenMessage<Pair>;
+
+/**
+ * A pool's memory file, as another process of the same user on the same host can open and recognise it.
+ *
+ * @generated from message xllm.v1.PoolFile
+ */
+export declare type PoolFile = Message<"xllm.v1.PoolFile"> & {
+  /**
+   * @generated from field: uint32 pid = 1;
+   */
+  pid: number;
+
+  /**
+   * @generated from field: uint32 fd = 2;
+   */
+  fd: number;
+
+  /**
+   * @generated from field: uint64 device = 3;
+   */
+  device: bigint;
+
+  /**
+   * @generated from field: uint64 inode = 4;
+   */
+  inode: bigint;
+
+  /**
+   * @generated from field: uint64 num_bytes = 5;
+   */
+  numBytes: bigint;
+
+  /**
+   * @generated from field: uint64 page_bytes = 6;
+   */
+  pageBytes: bigint;
+
+  /**
+   * @generated from field: uint32 num_pages = 7;
+   */
+  numPages: number;
+};
+
+/**
+ * Describes the message xllm.v1.PoolFile.
+ * Use `create(PoolFileSchema)` to create a new message.
+ */
+export declare const PoolFileSchema: GenMessage<PoolFile>;
+
+/**
+ * @generated from message xllm.v1.Paired
+ */
+export declare type Paired = Message<"xllm.v1.Paired"> & {
+  /**
+   * error code; empty: paired
+   *
+   * @generated from field: string refused = 1;
+   */
+  refused: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * The target has mapped the pools: hand-overs name pages, and nothing is sent. Otherwise it has connected.
+   *
+   * @generated from field: bool is_mapped = 3;
+   */
+  isMapped: boolean;
+
+  /**
+   * Of the target's process, on the same host: that it has ended is certain when it is gone.
+   *
+   * @generated from field: uint32 pid = 4;
+   */
+  pid: number;
+};
+
+/**
+ * Describes the message xllm.v1.Paired.
+ * Use `create(PairedSchema)` to create a new message.
+ */
+export declare const PairedSchema: GenMessage<Paired>;
+
+/**
+ * Asks for room for one sequence: a choice of a request, and its record so far.
+ *
+ * @generated from message xllm.v1.Reserve
+ */
+export declare type Reserve = Message<"xllm.v1.Reserve"> & {
+  /**
+   * @generated from field: uint64 transfer = 1;
+   */
+  transfer: bigint;
+
+  /**
+   * With the seed and the generated tokens of this choice alone; deadline_ms is what is left of it.
+   *
+   * @generated from field: xllm.v1.SubmitRequest request = 2;
+   */
+  request?: SubmitRequest | undefined;
+
+  /**
+   * @generated from field: uint32 choice = 3;
+   */
+  choice: number;
+
+  /**
+   * Positions to make room for, where more than the record has now will have been computed.
+   *
+   * @generated from field: uint32 num_tokens = 4;
+   */
+  numTokens: number;
+};
+
+/**
+ * Describes the message xllm.v1.Reserve.
+ * Use `create(ReserveSchema)` to create a new message.
+ */
+export declare const ReserveSchema: GenMessage<Reserve>;
+
+/**
+ * @generated from message xllm.v1.Reserved
+ */
+export declare type Reserved = Message<"xllm.v1.Reserved"> & {
+  /**
+   * @generated from field: uint64 transfer = 1;
+   */
+  transfer: bigint;
+
+  /**
+   * error code; empty: reserved
+   *
+   * @generated from field: string refused = 2;
+   */
+  refused: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * Leading blocks that the target holds already: they need not travel.
+   *
+   * @generated from field: uint32 num_held_blocks = 4;
+   */
+  numHeldBlocks: number;
+};
+
+/**
+ * Describes the message xllm.v1.Reserved.
+ * Use `create(ReservedSchema)` to create a new message.
+ */
+export declare const ReservedSchema: GenMessage<Reserved>;
+
+/**
+ * The sequence is the target's from here on, if it says `taken`. The source computes nothing more of it.
+ *
+ * @generated from message xllm.v1.HandOver
+ */
+export declare type HandOver = Message<"xllm.v1.HandOver"> & {
+  /**
+   * @generated from field: uint64 transfer = 1;
+   */
+  transfer: bigint;
+
+  /**
+   * Of this choice, over all attempts.
+   *
+   * @generated from field: bytes generated_ids = 2;
+   */
+  generatedIds: Uint8Array;
+
+  /**
+   * Positions whose keys and values are written.
+   *
+   * @generated from field: uint32 num_computed = 3;
+   */
+  numComputed: number;
+
+  /**
+   * Digests of the full blocks among them, 16 bytes each.
+   *
+   * @generated from field: bytes digests = 4;
+   */
+  digests: Uint8Array;
+
+  /**
+   * One per cache group.
+   *
+   * @generated from field: repeated xllm.v1.GroupPages groups = 5;
+   */
+  groups: GroupPages[];
+
+  /**
+   * @generated from field: uint32 deadline_ms = 6;
+   */
+  deadlineMs: number;
+};
+
+/**
+ * Describes the message xllm.v1.HandOver.
+ * Use `create(HandOverSchema)` to create a new message.
+ */
+export declare const HandOverSchema: GenMessage<HandOver>;
+
+/**
+ * Mapped pools: pages of the blocks that the target lacks. Full ones are lent, the partial one becomes the target's.
+ * Otherwise: how many were sent.
+ *
+ * @generated from message xllm.v1.GroupPages
+ */
+export declare type GroupPages = Message<"xllm.v1.GroupPages"> & {
+  /**
+   * Block of the first page; blocks before it are held by the target, or left behind a sliding window.
+   *
+   * @generated from field: uint32 first_block = 1;
+   */
+  firstBlock: number;
+
+  /**
+   * @generated from field: bytes pages = 2;
+   */
+  pages: Uint8Array;
+
+  /**
+   * @generated from field: uint32 num_blocks = 3;
+   */
+  numBlocks: number;
+};
+
+/**
+ * Describes the message xllm.v1.GroupPages.
+ * Use `create(GroupPagesSchema)` to create a new message.
+ */
+export declare const GroupPagesSchema: GenMessage<GroupPages>;
+
+/**
+ * @generated from message xllm.v1.Taken
+ */
+export declare type Taken = Message<"xllm.v1.Taken"> & {
+  /**
+   * @generated from field: uint64 transfer = 1;
+   */
+  transfer: bigint;
+
+  /**
+   * error code; empty: taken
+   *
+   * @generated from field: string refused = 2;
+   */
+  refused: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message xllm.v1.Taken.
+ * Use `create(TakenSchema)` to create a new message.
+ */
+export declare const TakenSchema: GenMessage<Taken>;
+
+/**
+ * @generated from message xllm.v1.CancelTransfer
+ */
+export declare type CancelTransfer = Message<"xllm.v1.CancelTransfer"> & {
+  /**
+   * @generated from field: uint64 transfer = 1;
+   */
+  transfer: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.CancelTransfer.
+ * Use `create(CancelTransferSchema)` to create a new message.
+ */
+export declare const CancelTransferSchema: GenMessage<CancelTransfer>;
+
+/**
+ * @generated from message xllm.v1.ReturnedPages
+ */
+export declare type ReturnedPages = Message<"xllm.v1.ReturnedPages"> & {
+  /**
+   * By cache group: page indices, i32 each.
+   *
+   * @generated from field: repeated bytes pages = 1;
+   */
+  pages: Uint8Array[];
+};
+
+/**
+ * Describes the message xllm.v1.ReturnedPages.
+ * Use `create(ReturnedPagesSchema)` to create a new message.
+ */
+export declare const ReturnedPagesSchema: GenMessage<ReturnedPages>;
+
+/**
+ * @generated from message xllm.v1.Recall
+ */
+export declare type Recall = Message<"xllm.v1.Recall"> & {
+};
+
+/**
+ * Describes the message xllm.v1.Recall.
+ * Use `create(RecallSchema)` to create a new message.
+ */
+export declare const RecallSchema: GenMessage<Recall>;
+
+/**
+ * Both ways, every second: renews what each holds of the other.
+ *
+ * @generated from message xllm.v1.PairingBeat
+ */
+export declare type PairingBeat = Message<"xllm.v1.PairingBeat"> & {
+  /**
+   * From the source: until when what it lent may be read, on the host's monotonic clock, nanoseconds.
+   *
+   * @generated from field: uint64 lease_end_ns = 1;
+   */
+  leaseEndNs: bigint;
+};
+
+/**
+ * Describes the message xllm.v1.PairingBeat.
+ * Use `create(PairingBeatSchema)` to create a new message.
+ */
+export declare const PairingBeatSchema: GenMessage<PairingBeat>;
 
 /**
  * @generated from message xllm.v1.HoldRequest
@@ -1282,6 +1970,13 @@ export enum FinishReason {
    * @generated from enum value: FINISH_ERROR = 4;
    */
   FINISH_ERROR = 4,
+
+  /**
+   * Another instance goes on with it.
+   *
+   * @generated from enum value: FINISH_HANDED_OFF = 5;
+   */
+  FINISH_HANDED_OFF = 5,
 }
 
 /**
@@ -1370,6 +2065,17 @@ export declare const Engine: GenService<{
     methodKind: "unary";
     input: typeof DrainRequestSchema;
     output: typeof DrainReplySchema;
+  },
+  /**
+   * Between instances: the caller is the source of sequences, the callee their target. One stream is one pairing; when
+   * it ends, so do its reservations.
+   *
+   * @generated from rpc xllm.v1.Engine.HandOff
+   */
+  handOff: {
+    methodKind: "bidi_streaming";
+    input: typeof SourceMessageSchema;
+    output: typeof TargetMessageSchema;
   },
 }>;
 

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file xllm.proto.
  */
 export const file_xllm = /*@__PURE__*/
-  fileDesc("Cgp4bGxtLnByb3RvEgd4bGxtLnYxIloKDEhlbGxvUmVxdWVzdBIUCgxwcm90b2NvbF9taW4YASABKA0SFAoMcHJvdG9jb2xfbWF4GAIgASgNEg0KBWJ1aWxkGAMgASgJEg8KB3JlcGxpY2EYBCABKAki7gIKCkhlbGxvUmVwbHkSEAoIcHJvdG9jb2wYASABKA0SDQoFYnVpbGQYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSEwoLaW5jYXJuYXRpb24YBCABKAkSDQoFbW9kZWwYBSABKAkSEgoKbW9kZWxfcGF0aBgGIAEoCRITCgtudW1lcmljc19pZBgHIAEoCRISCgp2b2NhYl9zaXplGAggASgNEhUKDW1heF9tb2RlbF9sZW4YCSABKA0SFAoMYmxvY2tfdG9rZW5zGAogASgNEhUKDW51bV9rdl9ibG9ja3MYCyABKA0SFgoOc3RvcF90b2tlbl9pZHMYDCABKAwSFAoMc3VtbWFyeV9qc29uGA0gASgJEhQKDG1heF9udW1fc2VxcxgUIAEoDRIeChZtYXhfbnVtX2JhdGNoZWRfdG9rZW5zGBUgASgNEiQKCXN0ZXBfdGltZRgWIAEoCzIRLnhsbG0udjEuU3RlcFRpbWUiiAEKCFN0ZXBUaW1lEhMKC2NvbnN0YW50X21zGAEgASgBEhAKCHRva2VuX21zGAIgASgBEg4KBnNlcV9tcxgDIAEoARISCgpjb250ZXh0X21zGAQgASgBEg8KB3BhaXJfbXMYBSABKAESDQoFZXJyb3IYBiABKAESEQoJbnVtX3N0ZXBzGAcgASgEIrgCCghTYW1wbGluZxITCgt0ZW1wZXJhdHVyZRgBIAEoAhINCgV0b3BfaxgCIAEoBRINCgV0b3BfcBgDIAEoAhINCgVtaW5fcBgEIAEoAhIaChJyZXBldGl0aW9uX3BlbmFsdHkYBSABKAISGAoQcHJlc2VuY2VfcGVuYWx0eRgGIAEoAhIZChFmcmVxdWVuY3lfcGVuYWx0eRgHIAEoAhImCgpsb2dpdF9iaWFzGAggAygLMhIueGxsbS52MS5Mb2dpdEJpYXMSEgoKbWluX3Rva2VucxgJIAEoDRISCgppZ25vcmVfZW9zGAogASgIEhYKDnN0b3BfdG9rZW5faWRzGAsgASgMEhQKDG51bV9sb2dwcm9icxgMIAEoBRIbChNudW1fcHJvbXB0X2xvZ3Byb2JzGA0gASgFIisKCUxvZ2l0QmlhcxIQCgh0b2tlbl9pZBgBIAEoBRIMCgRiaWFzGAIgASgCItICCg1TdWJtaXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIPCgdyZXBsaWNhGAMgASgJEg0KBW1vZGVsGAQgASgJEhIKCnByb21wdF9pZHMYBSABKAwSIwoIc2FtcGxpbmcYBiABKAsyES54bGxtLnYxLlNhbXBsaW5nEhIKCm1heF90b2tlbnMYByABKA0SDQoFc2VlZHMYCCADKAYSEAoIcHJpb3JpdHkYCSABKAUSDwoHb2ZmbGluZRgKIAEoCBISCgpjYWNoZV9zYWx0GAsgASgJEhMKC2RlYWRsaW5lX21zGAwgASgNEhMKC3R0ZnRfc2xvX21zGA0gASgCEhMKC3Rwb3Rfc2xvX21zGA4gASgCEhMKC2luY2FybmF0aW9uGA8gASgJEhUKDWdlbmVyYXRlZF9pZHMYFCADKAwiRgoLU3VibWl0UmVwbHkSDwoHcmVmdXNlZBgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhUKDXJldHJ5X2FmdGVyX3MYAyABKAIiigIKDkNvbnRyb2xSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIuCgZhY3Rpb24YAyABKA4yHi54bGxtLnYxLkNvbnRyb2xSZXF1ZXN0LkFjdGlvbhIPCgdjaG9pY2VzGAQgAygNEhgKC2tlZXBfdG9rZW5zGAUgASgNSACIAQESDwoHcmVwbGljYRgGIAEoCRITCgtpbmNhcm5hdGlvbhgHIAEoCSJCCgZBY3Rpb24SFgoSQUNUSU9OX1VOU1BFQ0lGSUVEEAASCQoFQUJPUlQQARIJCgVQQVVTRRACEgoKBlJFU1VNRRADQg4KDF9rZWVwX3Rva2VucyIOCgxDb250cm9sUmVwbHkiNAoMU3RlcHNSZXF1ZXN0Eg8KB3JlcGxpY2EYASABKAkSEwoLaW5jYXJuYXRpb24YAiABKAkiRAoJU3RlcEJhdGNoEg8KB3N0ZXBfaWQYASABKAQSJgoGZGVsdGFzGAIgAygLMhYueGxsbS52MS5TZXF1ZW5jZURlbHRhIuYDCg1TZXF1ZW5jZURlbHRhEhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIOCgZjaG9pY2UYAyABKA0SEQoJdG9rZW5faWRzGAQgASgMEiUKBmZpbmlzaBgFIAEoDjIVLnhsbG0udjEuRmluaXNoUmVhc29uEhoKDXN0b3BfdG9rZW5faWQYBiABKAVIAIgBARIoCghsb2dwcm9icxgHIAMoCzIWLnhsbG0udjEuVG9rZW5Mb2dwcm9icxIeChFudW1fY2FjaGVkX3Rva2VucxgIIAEoDUgBiAEBEi8KD3Byb21wdF9sb2dwcm9icxgJIAMoCzIWLnhsbG0udjEuVG9rZW5Mb2dwcm9icxISCgplcnJvcl9jb2RlGAogASgJEhUKDWVycm9yX21lc3NhZ2UYCyABKAkSFQoIcXVldWVfbXMYDCABKAJIAogBARIXCgpwcmVmaWxsX21zGA0gASgCSAOIAQESHAoPbnVtX3ByZWVtcHRpb25zGA4gASgNSASIAQFCEAoOX3N0b3BfdG9rZW5faWRCFAoSX251bV9jYWNoZWRfdG9rZW5zQgsKCV9xdWV1ZV9tc0INCgtfcHJlZmlsbF9tc0ISChBfbnVtX3ByZWVtcHRpb25zImcKDVRva2VuTG9ncHJvYnMSEAoIdG9rZW5faWQYASABKAUSDwoHbG9ncHJvYhgCIAEoAhIMCgRyYW5rGAMgASgNEg8KB3RvcF9pZHMYBCABKAwSFAoMdG9wX2xvZ3Byb2JzGAUgASgMIjUKD0t2RXZlbnRzUmVxdWVzdBINCgVhZnRlchgBIAEoBBITCgtpbmNhcm5hdGlvbhgCIAEoCSJgCgxLdkV2ZW50QmF0Y2gSDgoGbnVtYmVyGAEgASgEEhAKCHNuYXBzaG90GAIgASgIEg4KBnN0b3JlZBgDIAEoDBIPCgdldmljdGVkGAQgASgMEg0KBWFmdGVyGAUgASgEIjkKEUhlYXJ0YmVhdHNSZXF1ZXN0Eg8KB3JlcGxpY2EYASABKAkSEwoLaW5jYXJuYXRpb24YAiABKAkimgEKCUhlYXJ0YmVhdBITCgtpbmNhcm5hdGlvbhgBIAEoCRIOCgZudW1iZXIYAiABKAQSJAoGc3RhdHVzGAMgASgLMhQueGxsbS52MS5TdGF0dXNSZXBseRITCgttYXhfdHRmdF9tcxgEIAEoAhIYChBtYXhfdG9rZW5fZ2FwX21zGAUgASgCEhMKC251bV9zdWJtaXRzGAYgASgEIg8KDVN0YXR1c1JlcXVlc3Qi3QUKC1N0YXR1c1JlcGx5Eg0KBXN0ZXBzGAEgASgEEhMKC251bV9ydW5uaW5nGAIgASgNEhMKC251bV93YWl0aW5nGAMgASgNEhUKDW51bV9rdl9ibG9ja3MYBCABKA0SGgoSbnVtX2t2X2Jsb2Nrc191c2VkGAUgASgNEhcKD251bV9wcmVlbXB0aW9ucxgGIAEoBBIcChRwcmVmaXhfY2FjaGVfcXVlcmllcxgHIAEoBBIZChFwcmVmaXhfY2FjaGVfaGl0cxgIIAEoBBIVCg1wcm9tcHRfdG9rZW5zGAkgASgEEhkKEWdlbmVyYXRpb25fdG9rZW5zGAogASgEEhIKCnN0YWxsZWRfbXMYCyABKA0SQgoQZ3JhcGhfbW9kZV9zdGVwcxgMIAMoCzIoLnhsbG0udjEuU3RhdHVzUmVwbHkuR3JhcGhNb2RlU3RlcHNFbnRyeRI5CgtwYWdlX3N0YXRlcxgNIAMoCzIkLnhsbG0udjEuU3RhdHVzUmVwbHkuUGFnZVN0YXRlc0VudHJ5EhkKEWV2ZW50X2xvb3BfY3B1X3VzGA4gASgEEhAKCGt2X2J5dGVzGA8gASgEEhEKCXJzc19ieXRlcxgQIAEoBBISCgpjb21wdXRlX3VzGBEgASgEEh4KFnByb21wdF90b2tlbnNfY29tcHV0ZWQYEiABKAQSGQoRbnVtX3F1ZXVlZF90b2tlbnMYEyABKAQSGgoSbnVtX2NvbnRleHRfdG9rZW5zGBQgASgEEiQKCXN0ZXBfdGltZRgeIAEoCzIRLnhsbG0udjEuU3RlcFRpbWUSEAoIZHJhaW5pbmcYHyABKAgaNQoTR3JhcGhNb2RlU3RlcHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBGjEKD1BhZ2VTdGF0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIjgKDERyYWluUmVxdWVzdBITCgtkZWFkbGluZV9tcxgBIAEoDRITCgtpbmNhcm5hdGlvbhgCIAEoCSIjCgpEcmFpblJlcGx5EhUKDW51bV9yZW1haW5pbmcYASABKA0iTgoLSG9sZFJlcXVlc3QSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMEg4KBnR0bF9tcxgDIAEoDRITCgtjcmVhdGVfb25seRgEIAEoCCIdCglIb2xkUmVwbHkSEAoIcmV2aXNpb24YASABKAQiTgoMV2F0Y2hSZXF1ZXN0Eg4KBnByZWZpeBgBIAEoCRIbCg5hZnRlcl9yZXZpc2lvbhgCIAEoBEgAiAEBQhEKD19hZnRlcl9yZXZpc2lvbiJVCgpXYXRjaFJlcGx5EhAKCHNuYXBzaG90GAEgASgIEhAKCHJldmlzaW9uGAIgASgEEiMKB2NoYW5nZXMYAyADKAsyEi54bGxtLnYxLktleUNoYW5nZSJKCglLZXlDaGFuZ2USCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMEhAKCHJldmlzaW9uGAMgASgEEg8KB2RlbGV0ZWQYBCABKAgiGQoKR2V0UmVxdWVzdBILCgNrZXkYASABKAkiPAoIR2V0UmVwbHkSJgoFZm91bmQYASABKAsyEi54bGxtLnYxLktleUNoYW5nZUgAiAEBQggKBl9mb3VuZCJsChRDb21wYXJlQW5kU2V0UmVxdWVzdBILCgNrZXkYASABKAkSEgoFdmFsdWUYAiABKAxIAIgBARIpCgpjb25kaXRpb25zGAMgAygLMhUueGxsbS52MS5LZXlDb25kaXRpb25CCAoGX3ZhbHVlIi0KDEtleUNvbmRpdGlvbhILCgNrZXkYASABKAkSEAoIcmV2aXNpb24YAiABKAQiJgoSQ29tcGFyZUFuZFNldFJlcGx5EhAKCHJldmlzaW9uGAEgASgEKmcKDEZpbmlzaFJlYXNvbhIPCgtGSU5JU0hfTk9ORRAAEg8KC0ZJTklTSF9TVE9QEAESEQoNRklOSVNIX0xFTkdUSBACEhAKDEZJTklTSF9BQk9SVBADEhAKDEZJTklTSF9FUlJPUhAEMtIDCgZFbmdpbmUSMwoFSGVsbG8SFS54bGxtLnYxLkhlbGxvUmVxdWVzdBoTLnhsbG0udjEuSGVsbG9SZXBseRI2CgZTdWJtaXQSFi54bGxtLnYxLlN1Ym1pdFJlcXVlc3QaFC54bGxtLnYxLlN1Ym1pdFJlcGx5EjkKB0NvbnRyb2wSFy54bGxtLnYxLkNvbnRyb2xSZXF1ZXN0GhUueGxsbS52MS5Db250cm9sUmVwbHkSNAoFU3RlcHMSFS54bGxtLnYxLlN0ZXBzUmVxdWVzdBoSLnhsbG0udjEuU3RlcEJhdGNoMAESPQoIS3ZFdmVudHMSGC54bGxtLnYxLkt2RXZlbnRzUmVxdWVzdBoVLnhsbG0udjEuS3ZFdmVudEJhdGNoMAESPgoKSGVhcnRiZWF0cxIaLnhsbG0udjEuSGVhcnRiZWF0c1JlcXVlc3QaEi54bGxtLnYxLkhlYXJ0YmVhdDABEjYKBlN0YXR1cxIWLnhsbG0udjEuU3RhdHVzUmVxdWVzdBoULnhsbG0udjEuU3RhdHVzUmVwbHkSMwoFRHJhaW4SFS54bGxtLnYxLkRyYWluUmVxdWVzdBoTLnhsbG0udjEuRHJhaW5SZXBseTL3AQoMQ29vcmRpbmF0aW9uEjQKBEhvbGQSFC54bGxtLnYxLkhvbGRSZXF1ZXN0GhIueGxsbS52MS5Ib2xkUmVwbHkoATABEjUKBVdhdGNoEhUueGxsbS52MS5XYXRjaFJlcXVlc3QaEy54bGxtLnYxLldhdGNoUmVwbHkwARItCgNHZXQSEy54bGxtLnYxLkdldFJlcXVlc3QaES54bGxtLnYxLkdldFJlcGx5EksKDUNvbXBhcmVBbmRTZXQSHS54bGxtLnYxLkNvbXBhcmVBbmRTZXRSZXF1ZXN0GhsueGxsbS52MS5Db21wYXJlQW5kU2V0UmVwbHliBnByb3RvMw");
+  fileDesc("Cgp4bGxtLnByb3RvEgd4bGxtLnYxIloKDEhlbGxvUmVxdWVzdBIUCgxwcm90b2NvbF9taW4YASABKA0SFAoMcHJvdG9jb2xfbWF4GAIgASgNEg0KBWJ1aWxkGAMgASgJEg8KB3JlcGxpY2EYBCABKAki7gIKCkhlbGxvUmVwbHkSEAoIcHJvdG9jb2wYASABKA0SDQoFYnVpbGQYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSEwoLaW5jYXJuYXRpb24YBCABKAkSDQoFbW9kZWwYBSABKAkSEgoKbW9kZWxfcGF0aBgGIAEoCRITCgtudW1lcmljc19pZBgHIAEoCRISCgp2b2NhYl9zaXplGAggASgNEhUKDW1heF9tb2RlbF9sZW4YCSABKA0SFAoMYmxvY2tfdG9rZW5zGAogASgNEhUKDW51bV9rdl9ibG9ja3MYCyABKA0SFgoOc3RvcF90b2tlbl9pZHMYDCABKAwSFAoMc3VtbWFyeV9qc29uGA0gASgJEhQKDG1heF9udW1fc2VxcxgUIAEoDRIeChZtYXhfbnVtX2JhdGNoZWRfdG9rZW5zGBUgASgNEiQKCXN0ZXBfdGltZRgWIAEoCzIRLnhsbG0udjEuU3RlcFRpbWUiiAEKCFN0ZXBUaW1lEhMKC2NvbnN0YW50X21zGAEgASgBEhAKCHRva2VuX21zGAIgASgBEg4KBnNlcV9tcxgDIAEoARISCgpjb250ZXh0X21zGAQgASgBEg8KB3BhaXJfbXMYBSABKAESDQoFZXJyb3IYBiABKAESEQoJbnVtX3N0ZXBzGAcgASgEIrgCCghTYW1wbGluZxITCgt0ZW1wZXJhdHVyZRgBIAEoAhINCgV0b3BfaxgCIAEoBRINCgV0b3BfcBgDIAEoAhINCgVtaW5fcBgEIAEoAhIaChJyZXBldGl0aW9uX3BlbmFsdHkYBSABKAISGAoQcHJlc2VuY2VfcGVuYWx0eRgGIAEoAhIZChFmcmVxdWVuY3lfcGVuYWx0eRgHIAEoAhImCgpsb2dpdF9iaWFzGAggAygLMhIueGxsbS52MS5Mb2dpdEJpYXMSEgoKbWluX3Rva2VucxgJIAEoDRISCgppZ25vcmVfZW9zGAogASgIEhYKDnN0b3BfdG9rZW5faWRzGAsgASgMEhQKDG51bV9sb2dwcm9icxgMIAEoBRIbChNudW1fcHJvbXB0X2xvZ3Byb2JzGA0gASgFIisKCUxvZ2l0QmlhcxIQCgh0b2tlbl9pZBgBIAEoBRIMCgRiaWFzGAIgASgCIpEDCg1TdWJtaXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIPCgdyZXBsaWNhGAMgASgJEg0KBW1vZGVsGAQgASgJEhIKCnByb21wdF9pZHMYBSABKAwSIwoIc2FtcGxpbmcYBiABKAsyES54bGxtLnYxLlNhbXBsaW5nEhIKCm1heF90b2tlbnMYByABKA0SDQoFc2VlZHMYCCADKAYSEAoIcHJpb3JpdHkYCSABKAUSDwoHb2ZmbGluZRgKIAEoCBISCgpjYWNoZV9zYWx0GAsgASgJEhMKC2RlYWRsaW5lX21zGAwgASgNEhMKC3R0ZnRfc2xvX21zGA0gASgCEhMKC3Rwb3Rfc2xvX21zGA4gASgCEhMKC2luY2FybmF0aW9uGA8gASgJEhUKDWdlbmVyYXRlZF9pZHMYFCADKAwSKAoIaGFuZF9vZmYYFSABKAsyFi54bGxtLnYxLkhhbmRPZmZUYXJnZXQSEwoLdHJhY2VwYXJlbnQYHiABKAkiRwoNSGFuZE9mZlRhcmdldBIQCghpbnN0YW5jZRgBIAEoCRITCgtpbmNhcm5hdGlvbhgCIAEoCRIPCgdhZGRyZXNzGAMgASgJIkYKC1N1Ym1pdFJlcGx5Eg8KB3JlZnVzZWQYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIVCg1yZXRyeV9hZnRlcl9zGAMgASgCIsYCCg5Db250cm9sUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SLgoGYWN0aW9uGAMgASgOMh4ueGxsbS52MS5Db250cm9sUmVxdWVzdC5BY3Rpb24SDwoHY2hvaWNlcxgEIAMoDRIYCgtrZWVwX3Rva2VucxgFIAEoDUgAiAEBEg8KB3JlcGxpY2EYBiABKAkSEwoLaW5jYXJuYXRpb24YByABKAkSJgoGdGFyZ2V0GAggASgLMhYueGxsbS52MS5IYW5kT2ZmVGFyZ2V0IlYKBkFjdGlvbhIWChJBQ1RJT05fVU5TUEVDSUZJRUQQABIJCgVBQk9SVBABEgkKBVBBVVNFEAISCgoGUkVTVU1FEAMSCAoES0VFUBAEEggKBE1PVkUQBUIOCgxfa2VlcF90b2tlbnMiDgoMQ29udHJvbFJlcGx5IjQKDFN0ZXBzUmVxdWVzdBIPCgdyZXBsaWNhGAEgASgJEhMKC2luY2FybmF0aW9uGAIgASgJIlQKCVN0ZXBCYXRjaBIPCgdzdGVwX2lkGAEgASgEEiYKBmRlbHRhcxgCIAMoCzIWLnhsbG0udjEuU2VxdWVuY2VEZWx0YRIOCgZ0b2tlbnMYAyABKAwimwQKDVNlcXVlbmNlRGVsdGESEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg4KBmNob2ljZRgDIAEoDRIRCgl0b2tlbl9pZHMYBCABKAwSJQoGZmluaXNoGAUgASgOMhUueGxsbS52MS5GaW5pc2hSZWFzb24SGgoNc3RvcF90b2tlbl9pZBgGIAEoBUgAiAEBEigKCGxvZ3Byb2JzGAcgAygLMhYueGxsbS52MS5Ub2tlbkxvZ3Byb2JzEh4KEW51bV9jYWNoZWRfdG9rZW5zGAggASgNSAGIAQESLwoPcHJvbXB0X2xvZ3Byb2JzGAkgAygLMhYueGxsbS52MS5Ub2tlbkxvZ3Byb2JzEhIKCmVycm9yX2NvZGUYCiABKAkSFQoNZXJyb3JfbWVzc2FnZRgLIAEoCRIVCghxdWV1ZV9tcxgMIAEoAkgCiAEBEhcKCnByZWZpbGxfbXMYDSABKAJIA4gBARIcCg9udW1fcHJlZW1wdGlvbnMYDiABKA1IBIgBARISCgpudW1fYmVmb3JlGA8gASgNEg0KBXN0YXlzGBAgASgIEhAKCHNlcXVlbmNlGBEgASgNQhAKDl9zdG9wX3Rva2VuX2lkQhQKEl9udW1fY2FjaGVkX3Rva2Vuc0ILCglfcXVldWVfbXNCDQoLX3ByZWZpbGxfbXNCEgoQX251bV9wcmVlbXB0aW9ucyJnCg1Ub2tlbkxvZ3Byb2JzEhAKCHRva2VuX2lkGAEgASgFEg8KB2xvZ3Byb2IYAiABKAISDAoEcmFuaxgDIAEoDRIPCgd0b3BfaWRzGAQgASgMEhQKDHRvcF9sb2dwcm9icxgFIAEoDCI1Cg9LdkV2ZW50c1JlcXVlc3QSDQoFYWZ0ZXIYASABKAQSEwoLaW5jYXJuYXRpb24YAiABKAkiYAoMS3ZFdmVudEJhdGNoEg4KBm51bWJlchgBIAEoBBIQCghzbmFwc2hvdBgCIAEoCBIOCgZzdG9yZWQYAyABKAwSDwoHZXZpY3RlZBgEIAEoDBINCgVhZnRlchgFIAEoBCI5ChFIZWFydGJlYXRzUmVxdWVzdBIPCgdyZXBsaWNhGAEgASgJEhMKC2luY2FybmF0aW9uGAIgASgJIpoBCglIZWFydGJlYXQSEwoLaW5jYXJuYXRpb24YASABKAkSDgoGbnVtYmVyGAIgASgEEiQKBnN0YXR1cxgDIAEoCzIULnhsbG0udjEuU3RhdHVzUmVwbHkSEwoLbWF4X3R0ZnRfbXMYBCABKAISGAoQbWF4X3Rva2VuX2dhcF9tcxgFIAEoAhITCgtudW1fc3VibWl0cxgGIAEoBCIPCg1TdGF0dXNSZXF1ZXN0IocGCgtTdGF0dXNSZXBseRINCgVzdGVwcxgBIAEoBBITCgtudW1fcnVubmluZxgCIAEoDRITCgtudW1fd2FpdGluZxgDIAEoDRIVCg1udW1fa3ZfYmxvY2tzGAQgASgNEhoKEm51bV9rdl9ibG9ja3NfdXNlZBgFIAEoDRIXCg9udW1fcHJlZW1wdGlvbnMYBiABKAQSHAoUcHJlZml4X2NhY2hlX3F1ZXJpZXMYByABKAQSGQoRcHJlZml4X2NhY2hlX2hpdHMYCCABKAQSFQoNcHJvbXB0X3Rva2VucxgJIAEoBBIZChFnZW5lcmF0aW9uX3Rva2VucxgKIAEoBBISCgpzdGFsbGVkX21zGAsgASgNEkIKEGdyYXBoX21vZGVfc3RlcHMYDCADKAsyKC54bGxtLnYxLlN0YXR1c1JlcGx5LkdyYXBoTW9kZVN0ZXBzRW50cnkSOQoLcGFnZV9zdGF0ZXMYDSADKAsyJC54bGxtLnYxLlN0YXR1c1JlcGx5LlBhZ2VTdGF0ZXNFbnRyeRIZChFldmVudF9sb29wX2NwdV91cxgOIAEoBBIQCghrdl9ieXRlcxgPIAEoBBIRCglyc3NfYnl0ZXMYECABKAQSEgoKY29tcHV0ZV91cxgRIAEoBBIeChZwcm9tcHRfdG9rZW5zX2NvbXB1dGVkGBIgASgEEhkKEW51bV9xdWV1ZWRfdG9rZW5zGBMgASgEEhoKEm51bV9jb250ZXh0X3Rva2VucxgUIAEoBBIkCglzdGVwX3RpbWUYHiABKAsyES54bGxtLnYxLlN0ZXBUaW1lEhAKCGRyYWluaW5nGB8gASgIEigKCGhhbmRfb2ZmGCAgASgLMhYueGxsbS52MS5IYW5kT2ZmU3RhdHVzGjUKE0dyYXBoTW9kZVN0ZXBzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ARoxCg9QYWdlU3RhdGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ASLfAQoNSGFuZE9mZlN0YXR1cxITCgtoYW5kZWRfb3ZlchgBIAEoBBINCgV0YWtlbhgCIAEoBBIMCgRrZXB0GAMgASgEEhUKDWJsb2Nrc19wdXNoZWQYBCABKAQSFAoMYnl0ZXNfcHVzaGVkGAUgASgEEhMKC2Jsb2Nrc19sZW50GAYgASgEEh8KF2J5dGVzX2JlZm9yZV9maXJzdF9zdGVwGAcgASgEEhQKDGJ5dGVzX2NvcGllZBgIIAEoBBIQCghudW1fb3BlbhgJIAEoDRIRCglwYWdlc19vdXQYCiABKA0iRwoMRHJhaW5SZXF1ZXN0EhMKC2RlYWRsaW5lX21zGAEgASgNEhMKC2luY2FybmF0aW9uGAIgASgJEg0KBWxlYXZlGAMgASgIIiMKCkRyYWluUmVwbHkSFQoNbnVtX3JlbWFpbmluZxgBIAEoDSL3AQoNU291cmNlTWVzc2FnZRIdCgRwYWlyGAEgASgLMg0ueGxsbS52MS5QYWlySAASIwoHcmVzZXJ2ZRgCIAEoCzIQLnhsbG0udjEuUmVzZXJ2ZUgAEiYKCWhhbmRfb3ZlchgDIAEoCzIRLnhsbG0udjEuSGFuZE92ZXJIABIpCgZjYW5jZWwYBCABKAsyFy54bGxtLnYxLkNhbmNlbFRyYW5zZmVySAASJAoEYmVhdBgFIAEoCzIULnhsbG0udjEuUGFpcmluZ0JlYXRIABIhCgZyZWNhbGwYBiABKAsyDy54bGxtLnYxLlJlY2FsbEgAQgYKBGtpbmQi1AEKDVRhcmdldE1lc3NhZ2USIQoGcGFpcmVkGAEgASgLMg8ueGxsbS52MS5QYWlyZWRIABIlCghyZXNlcnZlZBgCIAEoCzIRLnhsbG0udjEuUmVzZXJ2ZWRIABIfCgV0YWtlbhgDIAEoCzIOLnhsbG0udjEuVGFrZW5IABIqCghyZXR1cm5lZBgEIAEoCzIWLnhsbG0udjEuUmV0dXJuZWRQYWdlc0gAEiQKBGJlYXQYBSABKAsyFC54bGxtLnYxLlBhaXJpbmdCZWF0SABCBgoEa2luZCLjAQoEUGFpchIQCghwcm90b2NvbBgBIAEoDRIQCghpbnN0YW5jZRgCIAEoCRITCgtpbmNhcm5hdGlvbhgDIAEoCRIaChJ0YXJnZXRfaW5jYXJuYXRpb24YBCABKAkSDQoFbW9kZWwYBSABKAkSEwoLbnVtZXJpY3NfaWQYBiABKAkSEQoJa3ZfbGF5b3V0GAcgASgJEgwKBGhvc3QYCCABKAkSIAoFcG9vbHMYCSADKAsyES54bGxtLnYxLlBvb2xGaWxlEg8KB2FkZHJlc3MYCiABKAkSDgoGdGlja2V0GAsgASgMInwKCFBvb2xGaWxlEgsKA3BpZBgBIAEoDRIKCgJmZBgCIAEoDRIOCgZkZXZpY2UYAyABKAQSDQoFaW5vZGUYBCABKAQSEQoJbnVtX2J5dGVzGAUgASgEEhIKCnBhZ2VfYnl0ZXMYBiABKAQSEQoJbnVtX3BhZ2VzGAcgASgNIkoKBlBhaXJlZBIPCgdyZWZ1c2VkGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSEQoJaXNfbWFwcGVkGAMgASgIEgsKA3BpZBgEIAEoDSJoCgdSZXNlcnZlEhAKCHRyYW5zZmVyGAEgASgEEicKB3JlcXVlc3QYAiABKAsyFi54bGxtLnYxLlN1Ym1pdFJlcXVlc3QSDgoGY2hvaWNlGAMgASgNEhIKCm51bV90b2tlbnMYBCABKA0iVwoIUmVzZXJ2ZWQSEAoIdHJhbnNmZXIYASABKAQSDwoHcmVmdXNlZBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEhcKD251bV9oZWxkX2Jsb2NrcxgEIAEoDSKUAQoISGFuZE92ZXISEAoIdHJhbnNmZXIYASABKAQSFQoNZ2VuZXJhdGVkX2lkcxgCIAEoDBIUCgxudW1fY29tcHV0ZWQYAyABKA0SDwoHZGlnZXN0cxgEIAEoDBIjCgZncm91cHMYBSADKAsyEy54bGxtLnYxLkdyb3VwUGFnZXMSEwoLZGVhZGxpbmVfbXMYBiABKA0iRAoKR3JvdXBQYWdlcxITCgtmaXJzdF9ibG9jaxgBIAEoDRINCgVwYWdlcxgCIAEoDBISCgpudW1fYmxvY2tzGAMgASgNIjsKBVRha2VuEhAKCHRyYW5zZmVyGAEgASgEEg8KB3JlZnVzZWQYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSIiCg5DYW5jZWxUcmFuc2ZlchIQCgh0cmFuc2ZlchgBIAEoBCIeCg1SZXR1cm5lZFBhZ2VzEg0KBXBhZ2VzGAEgAygMIggKBlJlY2FsbCIjCgtQYWlyaW5nQmVhdBIUCgxsZWFzZV9lbmRfbnMYASABKAQiTgoLSG9sZFJlcXVlc3QSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMEg4KBnR0bF9tcxgDIAEoDRITCgtjcmVhdGVfb25seRgEIAEoCCIdCglIb2xkUmVwbHkSEAoIcmV2aXNpb24YASABKAQiTgoMV2F0Y2hSZXF1ZXN0Eg4KBnByZWZpeBgBIAEoCRIbCg5hZnRlcl9yZXZpc2lvbhgCIAEoBEgAiAEBQhEKD19hZnRlcl9yZXZpc2lvbiJVCgpXYXRjaFJlcGx5EhAKCHNuYXBzaG90GAEgASgIEhAKCHJldmlzaW9uGAIgASgEEiMKB2NoYW5nZXMYAyADKAsyEi54bGxtLnYxLktleUNoYW5nZSJKCglLZXlDaGFuZ2USCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMEhAKCHJldmlzaW9uGAMgASgEEg8KB2RlbGV0ZWQYBCABKAgiGQoKR2V0UmVxdWVzdBILCgNrZXkYASABKAkiPAoIR2V0UmVwbHkSJgoFZm91bmQYASABKAsyEi54bGxtLnYxLktleUNoYW5nZUgAiAEBQggKBl9mb3VuZCJsChRDb21wYXJlQW5kU2V0UmVxdWVzdBILCgNrZXkYASABKAkSEgoFdmFsdWUYAiABKAxIAIgBARIpCgpjb25kaXRpb25zGAMgAygLMhUueGxsbS52MS5LZXlDb25kaXRpb25CCAoGX3ZhbHVlIi0KDEtleUNvbmRpdGlvbhILCgNrZXkYASABKAkSEAoIcmV2aXNpb24YAiABKAQiJgoSQ29tcGFyZUFuZFNldFJlcGx5EhAKCHJldmlzaW9uGAEgASgEKn4KDEZpbmlzaFJlYXNvbhIPCgtGSU5JU0hfTk9ORRAAEg8KC0ZJTklTSF9TVE9QEAESEQoNRklOSVNIX0xFTkdUSBACEhAKDEZJTklTSF9BQk9SVBADEhAKDEZJTklTSF9FUlJPUhAEEhUKEUZJTklTSF9IQU5ERURfT0ZGEAUykQQKBkVuZ2luZRIzCgVIZWxsbxIVLnhsbG0udjEuSGVsbG9SZXF1ZXN0GhMueGxsbS52MS5IZWxsb1JlcGx5EjYKBlN1Ym1pdBIWLnhsbG0udjEuU3VibWl0UmVxdWVzdBoULnhsbG0udjEuU3VibWl0UmVwbHkSOQoHQ29udHJvbBIXLnhsbG0udjEuQ29udHJvbFJlcXVlc3QaFS54bGxtLnYxLkNvbnRyb2xSZXBseRI0CgVTdGVwcxIVLnhsbG0udjEuU3RlcHNSZXF1ZXN0GhIueGxsbS52MS5TdGVwQmF0Y2gwARI9CghLdkV2ZW50cxIYLnhsbG0udjEuS3ZFdmVudHNSZXF1ZXN0GhUueGxsbS52MS5LdkV2ZW50QmF0Y2gwARI+CgpIZWFydGJlYXRzEhoueGxsbS52MS5IZWFydGJlYXRzUmVxdWVzdBoSLnhsbG0udjEuSGVhcnRiZWF0MAESNgoGU3RhdHVzEhYueGxsbS52MS5TdGF0dXNSZXF1ZXN0GhQueGxsbS52MS5TdGF0dXNSZXBseRIzCgVEcmFpbhIVLnhsbG0udjEuRHJhaW5SZXF1ZXN0GhMueGxsbS52MS5EcmFpblJlcGx5Ej0KB0hhbmRPZmYSFi54bGxtLnYxLlNvdXJjZU1lc3NhZ2UaFi54bGxtLnYxLlRhcmdldE1lc3NhZ2UoATABMvcBCgxDb29yZGluYXRpb24SNAoESG9sZBIULnhsbG0udjEuSG9sZFJlcXVlc3QaEi54bGxtLnYxLkhvbGRSZXBseSgBMAESNQoFV2F0Y2gSFS54bGxtLnYxLldhdGNoUmVxdWVzdBoTLnhsbG0udjEuV2F0Y2hSZXBseTABEi0KA0dldBITLnhsbG0udjEuR2V0UmVxdWVzdBoRLnhsbG0udjEuR2V0UmVwbHkSSwoNQ29tcGFyZUFuZFNldBIdLnhsbG0udjEuQ29tcGFyZUFuZFNldFJlcXVlc3QaGy54bGxtLnYxLkNvbXBhcmVBbmRTZXRSZXBseWIGcHJvdG8z");
 
 /**
  * Describes the message xllm.v1.HelloRequest.
@@ -56,24 +56,31 @@ export const SubmitRequestSchema = /*@__PURE__*/
   messageDesc(file_xllm, 5);
 
 /**
+ * Describes the message xllm.v1.HandOffTarget.
+ * Use `create(HandOffTargetSchema)` to create a new message.
+ */
+export const HandOffTargetSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 6);
+
+/**
  * Describes the message xllm.v1.SubmitReply.
  * Use `create(SubmitReplySchema)` to create a new message.
  */
 export const SubmitReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 6);
+  messageDesc(file_xllm, 7);
 
 /**
  * Describes the message xllm.v1.ControlRequest.
  * Use `create(ControlRequestSchema)` to create a new message.
  */
 export const ControlRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 7);
+  messageDesc(file_xllm, 8);
 
 /**
  * Describes the enum xllm.v1.ControlRequest.Action.
  */
 export const ControlRequest_ActionSchema = /*@__PURE__*/
-  enumDesc(file_xllm, 7, 0);
+  enumDesc(file_xllm, 8, 0);
 
 /**
  * @generated from enum xllm.v1.ControlRequest.Action
@@ -86,161 +93,266 @@ export const ControlRequest_Action = /*@__PURE__*/
  * Use `create(ControlReplySchema)` to create a new message.
  */
 export const ControlReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 8);
+  messageDesc(file_xllm, 9);
 
 /**
  * Describes the message xllm.v1.StepsRequest.
  * Use `create(StepsRequestSchema)` to create a new message.
  */
 export const StepsRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 9);
+  messageDesc(file_xllm, 10);
 
 /**
  * Describes the message xllm.v1.StepBatch.
  * Use `create(StepBatchSchema)` to create a new message.
  */
 export const StepBatchSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 10);
+  messageDesc(file_xllm, 11);
 
 /**
  * Describes the message xllm.v1.SequenceDelta.
  * Use `create(SequenceDeltaSchema)` to create a new message.
  */
 export const SequenceDeltaSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 11);
+  messageDesc(file_xllm, 12);
 
 /**
  * Describes the message xllm.v1.TokenLogprobs.
  * Use `create(TokenLogprobsSchema)` to create a new message.
  */
 export const TokenLogprobsSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 12);
+  messageDesc(file_xllm, 13);
 
 /**
  * Describes the message xllm.v1.KvEventsRequest.
  * Use `create(KvEventsRequestSchema)` to create a new message.
  */
 export const KvEventsRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 13);
+  messageDesc(file_xllm, 14);
 
 /**
  * Describes the message xllm.v1.KvEventBatch.
  * Use `create(KvEventBatchSchema)` to create a new message.
  */
 export const KvEventBatchSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 14);
+  messageDesc(file_xllm, 15);
 
 /**
  * Describes the message xllm.v1.HeartbeatsRequest.
  * Use `create(HeartbeatsRequestSchema)` to create a new message.
  */
 export const HeartbeatsRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 15);
+  messageDesc(file_xllm, 16);
 
 /**
  * Describes the message xllm.v1.Heartbeat.
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 16);
+  messageDesc(file_xllm, 17);
 
 /**
  * Describes the message xllm.v1.StatusRequest.
  * Use `create(StatusRequestSchema)` to create a new message.
  */
 export const StatusRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 17);
+  messageDesc(file_xllm, 18);
 
 /**
  * Describes the message xllm.v1.StatusReply.
  * Use `create(StatusReplySchema)` to create a new message.
  */
 export const StatusReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 18);
+  messageDesc(file_xllm, 19);
+
+/**
+ * Describes the message xllm.v1.HandOffStatus.
+ * Use `create(HandOffStatusSchema)` to create a new message.
+ */
+export const HandOffStatusSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 20);
 
 /**
  * Describes the message xllm.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 19);
+  messageDesc(file_xllm, 21);
 
 /**
  * Describes the message xllm.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 20);
+  messageDesc(file_xllm, 22);
+
+/**
+ * Describes the message xllm.v1.SourceMessage.
+ * Use `create(SourceMessageSchema)` to create a new message.
+ */
+export const SourceMessageSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 23);
+
+/**
+ * Describes the message xllm.v1.TargetMessage.
+ * Use `create(TargetMessageSchema)` to create a new message.
+ */
+export const TargetMessageSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 24);
+
+/**
+ * Describes the message xllm.v1.Pair.
+ * Use `create(PairSchema)` to create a new message.
+ */
+export const PairSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 25);
+
+/**
+ * Describes the message xllm.v1.PoolFile.
+ * Use `create(PoolFileSchema)` to create a new message.
+ */
+export const PoolFileSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 26);
+
+/**
+ * Describes the message xllm.v1.Paired.
+ * Use `create(PairedSchema)` to create a new message.
+ */
+export const PairedSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 27);
+
+/**
+ * Describes the message xllm.v1.Reserve.
+ * Use `create(ReserveSchema)` to create a new message.
+ */
+export const ReserveSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 28);
+
+/**
+ * Describes the message xllm.v1.Reserved.
+ * Use `create(ReservedSchema)` to create a new message.
+ */
+export const ReservedSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 29);
+
+/**
+ * Describes the message xllm.v1.HandOver.
+ * Use `create(HandOverSchema)` to create a new message.
+ */
+export const HandOverSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 30);
+
+/**
+ * Describes the message xllm.v1.GroupPages.
+ * Use `create(GroupPagesSchema)` to create a new message.
+ */
+export const GroupPagesSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 31);
+
+/**
+ * Describes the message xllm.v1.Taken.
+ * Use `create(TakenSchema)` to create a new message.
+ */
+export const TakenSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 32);
+
+/**
+ * Describes the message xllm.v1.CancelTransfer.
+ * Use `create(CancelTransferSchema)` to create a new message.
+ */
+export const CancelTransferSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 33);
+
+/**
+ * Describes the message xllm.v1.ReturnedPages.
+ * Use `create(ReturnedPagesSchema)` to create a new message.
+ */
+export const ReturnedPagesSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 34);
+
+/**
+ * Describes the message xllm.v1.Recall.
+ * Use `create(RecallSchema)` to create a new message.
+ */
+export const RecallSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 35);
+
+/**
+ * Describes the message xllm.v1.PairingBeat.
+ * Use `create(PairingBeatSchema)` to create a new message.
+ */
+export const PairingBeatSchema = /*@__PURE__*/
+  messageDesc(file_xllm, 36);
 
 /**
  * Describes the message xllm.v1.HoldRequest.
  * Use `create(HoldRequestSchema)` to create a new message.
  */
 export const HoldRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 21);
+  messageDesc(file_xllm, 37);
 
 /**
  * Describes the message xllm.v1.HoldReply.
  * Use `create(HoldReplySchema)` to create a new message.
  */
 export const HoldReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 22);
+  messageDesc(file_xllm, 38);
 
 /**
  * Describes the message xllm.v1.WatchRequest.
  * Use `create(WatchRequestSchema)` to create a new message.
  */
 export const WatchRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 23);
+  messageDesc(file_xllm, 39);
 
 /**
  * Describes the message xllm.v1.WatchReply.
  * Use `create(WatchReplySchema)` to create a new message.
  */
 export const WatchReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 24);
+  messageDesc(file_xllm, 40);
 
 /**
  * Describes the message xllm.v1.KeyChange.
  * Use `create(KeyChangeSchema)` to create a new message.
  */
 export const KeyChangeSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 25);
+  messageDesc(file_xllm, 41);
 
 /**
  * Describes the message xllm.v1.GetRequest.
  * Use `create(GetRequestSchema)` to create a new message.
  */
 export const GetRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 26);
+  messageDesc(file_xllm, 42);
 
 /**
  * Describes the message xllm.v1.GetReply.
  * Use `create(GetReplySchema)` to create a new message.
  */
 export const GetReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 27);
+  messageDesc(file_xllm, 43);
 
 /**
  * Describes the message xllm.v1.CompareAndSetRequest.
  * Use `create(CompareAndSetRequestSchema)` to create a new message.
  */
 export const CompareAndSetRequestSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 28);
+  messageDesc(file_xllm, 44);
 
 /**
  * Describes the message xllm.v1.KeyCondition.
  * Use `create(KeyConditionSchema)` to create a new message.
  */
 export const KeyConditionSchema = /*@__PURE__*/
-  messageDesc(file_xllm, 29);
+  messageDesc(file_xllm, 45);
 
 /**
  * Describes the message xllm.v1.CompareAndSetReply.
  * Use `create(CompareAndSetReplySchema)` to create a new message.
  */
 export const CompareAndSetReplySchema = /*@__PURE__*/
-  messageDesc(file_xllm, 30);
+  messageDesc(file_xllm, 46);
 
 /**
  * Describes the enum xllm.v1.FinishReason.

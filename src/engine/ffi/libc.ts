@@ -193,6 +193,12 @@ function settled(name: string, start: (done: Done) => void): Promise<void> {
   });
 }
 
+/** memcpy(3) off the event loop. The areas must not overlap, and must stay mapped until it resolves. */
+export async function copyMemoryAsync(to: Address, from: Address, numBytes: number): Promise<void> {
+  const call = libc('intptr_t memcpy(intptr_t, intptr_t, size_t)');
+  await settled('memcpy', (done) => call.async(to, from, numBytes, done));
+}
+
 /** CPUs this process may run on. */
 export function allowedCpus(): number[] {
   const mask = new Uint8Array(128);

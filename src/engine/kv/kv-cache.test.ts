@@ -137,7 +137,7 @@ class World {
       for (let i = 0; i < mapOps.length; i += 3) {
         this.ranges[g]!.set(`${mapOps[i]!}:${mapOps[i + 1]!}`, mapOps[i + 2]!);
       }
-      const memory = { poolAddress: 0, rangeAddress, rangeBytes, pageBytes, blockTokens };
+      const memory = { poolAddress: 0, foreignAddresses: [], rangeAddress, rangeBytes, pageBytes, blockTokens };
       rows.forEach(({ tokens, base }, row) => {
         const from = firstReadPosition(this.groups[g]!.kind, base);
         let next = Math.floor(from / blockTokens) * blockTokens;

@@ -4,8 +4,10 @@ import { invariant } from '../../common/errors.ts';
 import type { PageId } from '../../common/ids.ts';
 import { type CacheGroup, maxPagesPerSequence } from './cache-group.ts';
 import { type BlockList, GroupCache, type KvGroupStats } from './group-cache.ts';
+import { KvExchange } from './kv-exchange.ts';
 import { type KvEventBatch, KvEventLog } from './kv-events.ts';
 import { noPage } from './page-pool.ts';
+import { isForeign } from './page-ref.ts';
 import { Ranges } from './ranges.ts';
 import type { GroupTables } from './tables.ts';
 
@@ -46,6 +48,8 @@ export interface KvStats {
 
 export class KvCache {
   readonly blockTokens: number;
+  /** What passes between instances. */
+  readonly exchange: KvExchange;
   readonly #groups: readonly GroupCache[];
   /** The first paged group keeps blocks longest, so its events speak for the instance. */
   readonly #spokesman: GroupCache;
@@ -69,6 +73,7 @@ export class KvCache {
     this.#spokesman = this.#groups[spokesman]!;
     const maxBlocks = Math.ceil(maxModelLen / blockTokens);
     this.#ranges = new Ranges(groups.length, options.numRangeSlots, maxBlocks, options.maxMappings);
+    this.exchange = new KvExchange(this.#groups, blockTokens, (...entered) => this.#enter(...entered));
   }
 
   /** Whether a sequence that grows to `numTokens` fits when it has the pools to itself. */
@@ -135,7 +140,8 @@ export class KvCache {
       invariant(digest !== undefined, `block ${block} is published without a digest`);
       for (let g = 0; g < this.#groups.length; g++) {
         const page = sequence.lists[g]!.pages[block]! as PageId;
-        if (page !== noPage) this.#groups[g]!.prefix.insert(digest, page);
+        // A foreign page is offered once it has been copied.
+        if (page !== noPage && !isForeign(page)) this.#groups[g]!.prefix.insert(digest, page);
       }
     }
     sequence.numPublished = Math.max(sequence.numPublished, numBlocks);
@@ -243,8 +249,8 @@ export class KvCache {
     this.#ranges.checkIntegrity([...this.#live].filter(({ isRanged }) => isRanged));
   }
 
-  #enter(lists: readonly BlockList[], numPublished: number): KvSequence {
-    const rangeSlot = this.#ranges.take(lists);
+  #enter(lists: readonly BlockList[], numPublished: number, mayBeRanged = true): KvSequence {
+    const rangeSlot = mayBeRanged ? this.#ranges.take(lists) : -1;
     const sequence = { lists, rangeSlot, isRanged: rangeSlot >= 0, numPublished };
     this.#live.add(sequence);
     return sequence;

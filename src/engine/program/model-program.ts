@@ -95,9 +95,8 @@ export class ModelProgram {
     const lane = this.lanes[this.#numPrepared++ % 2];
     invariant(lane, 'two lanes take turns');
     const order = orderStep(plan);
-    // First of all: a thread that is late by a step would find more to claim where there are more rows now.
-    lane.program.reset(this.#team.nextGeneration);
-    writeStep(lane, plan, order, this.#order);
+    lane.program.reset();
+    writeStep(lane, plan, order, this.#order, this.#team.nextGeneration);
     this.#ropes.ensure(plan);
     this.#order = order;
     return { lane, order };

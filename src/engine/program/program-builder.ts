@@ -4,7 +4,7 @@ import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { type ExecutableCode, loadCode, type PlacedCode } from '../jit/asm/exec-memory.ts';
 import type { MachineCode } from '../jit/asm/program.ts';
-import { resetCounters, setRows } from '../jit/kernels/op.ts';
+import { setRows } from '../jit/kernels/op.ts';
 import { programBytes, writeProgram } from '../jit/kernels/program.ts';
 
 /** One op of a program, before it has an address. */
@@ -94,14 +94,11 @@ interface ProgramParts {
 export class StepProgram {
   readonly #parts: ProgramParts;
   readonly #rewrite: (stamps: Address) => void;
-  /** Of the op blocks. */
-  readonly #words: Int32Array;
   readonly #abort: Int32Array;
 
   constructor(parts: ProgramParts, rewrite: (stamps: Address) => void) {
     this.#parts = parts;
     this.#rewrite = rewrite;
-    this.#words = new Int32Array(parts.blocks.buffer);
     this.#abort = new Int32Array(parts.words.buffer, 0, 1);
   }
 
@@ -115,9 +112,8 @@ export class StepProgram {
     return this.#parts.labels;
   }
 
-  /** Before what a run reads is written, with the generation that it will be. */
-  reset(generation: number): void {
-    resetCounters(this.#words, this.#parts.offsets, generation);
+  /** Takes back an `abort`, before the next run. */
+  reset(): void {
     this.#abort[0] = 0;
   }
 

@@ -3,7 +3,7 @@
 import { invariant } from '../../common/errors.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import { MAX_STEP_TOKENS } from '../jit/kernels/op.ts';
+import { MAX_STEP_TOKENS, ROWS_BYTES, rowsField } from '../jit/kernels/op.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import type { StepOrder } from './step-order.ts';
 
@@ -13,18 +13,19 @@ export type RowSet = 'tokens' | 'outputs';
 export type Precision = 'any' | 'precise' | 'plain';
 
 const LINE_BYTES = 64;
-/** Of two i64 in turn, number of rows and first one: where each set stands. */
-const countsAt: Readonly<Record<RowSet, Readonly<Record<Precision, number>>>> = {
-  tokens: { any: 0, precise: 2, plain: 4 },
-  outputs: { any: 6, precise: 8, plain: 10 },
+/** Where each set stands among the rows. */
+const rowsAt: Readonly<Record<RowSet, Readonly<Record<Precision, number>>>> = {
+  tokens: { any: 0, precise: 1, plain: 2 },
+  outputs: { any: 3, precise: 4, plain: 5 },
 };
-const COUNTS_BYTES = 2 * LINE_BYTES;
+const NUM_ROWS = 6;
+const ALL_ROWS_BYTES = Math.ceil((NUM_ROWS * ROWS_BYTES) / LINE_BYTES) * LINE_BYTES;
 
 export class StepInputs {
   readonly maxTokens: number;
   readonly maxOutputs: number;
   readonly #memory: NativeMemory;
-  readonly #counts: BigInt64Array;
+  readonly #rows: BigInt64Array;
   readonly #tokenIds: Int32Array;
   readonly #positions: Int32Array;
   readonly #outputTokens: Int32Array;
@@ -36,20 +37,20 @@ export class StepInputs {
     this.maxTokens = maxTokens;
     this.maxOutputs = maxOutputs;
     const lines = (elements: number) => Math.ceil((elements * 4) / LINE_BYTES) * LINE_BYTES;
-    this.#tokensAt = COUNTS_BYTES;
+    this.#tokensAt = ALL_ROWS_BYTES;
     this.#positionsAt = this.#tokensAt + lines(maxTokens);
     this.#outputsAt = this.#positionsAt + lines(maxTokens);
     this.#memory = allocateNative(this.#outputsAt + lines(maxOutputs));
     const { buffer } = this.#memory;
-    this.#counts = new BigInt64Array(buffer, 0, COUNTS_BYTES / 8);
+    this.#rows = new BigInt64Array(buffer, 0, ALL_ROWS_BYTES / 8);
     this.#tokenIds = new Int32Array(buffer, this.#tokensAt, maxTokens);
     this.#positions = new Int32Array(buffer, this.#positionsAt, maxTokens);
     this.#outputTokens = new Int32Array(buffer, this.#outputsAt, maxOutputs);
   }
 
-  /** Two i64, as `opField.rows` wants them. */
+  /** As `opField.rows` wants them. */
   rows(set: RowSet, precision: Precision = 'any'): Address {
-    return this.#memory.address + 8 * countsAt[set][precision];
+    return this.#memory.address + ROWS_BYTES * rowsAt[set][precision];
   }
 
   /** I32 [T] in the step's order; an id below 0 names a result of the step before: -1 - its slot. */
@@ -94,12 +95,21 @@ export class StepInputs {
     this.#setCounts('outputs', outputSlots.length, order.numPreciseOutputs);
   }
 
+  /** Before anything else of a step is written; its generation. */
+  begin(generation: number): void {
+    for (let i = 0; i < NUM_ROWS; i++) this.#set(i, rowsField.generation, generation);
+  }
+
   #setCounts(set: RowSet, numRows: number, numPrecise: number): void {
-    const at = countsAt[set];
-    this.#counts[at.any] = BigInt(numRows);
-    this.#counts[at.precise] = BigInt(numPrecise);
-    this.#counts[at.plain] = BigInt(numRows - numPrecise);
-    this.#counts[at.plain + 1] = BigInt(numPrecise);
+    const at = rowsAt[set];
+    this.#set(at.any, rowsField.count, numRows);
+    this.#set(at.precise, rowsField.count, numPrecise);
+    this.#set(at.plain, rowsField.count, numRows - numPrecise);
+    this.#set(at.plain, rowsField.first, numPrecise);
+  }
+
+  #set(rows: number, field: number, value: number): void {
+    this.#rows[(rows * ROWS_BYTES + field) / 8] = BigInt(value);
   }
 
   free(): void {

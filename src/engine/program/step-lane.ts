@@ -20,7 +20,15 @@ export interface StepLane extends LaneInputs {
 }
 
 /** Makes the plan the lane's next step. None may be running on it. */
-export function writeStep(lane: LaneInputs, plan: StepPlan, order: StepOrder, before: StepOrder | null): void {
+export function writeStep(
+  lane: LaneInputs,
+  plan: StepPlan,
+  order: StepOrder,
+  before: StepOrder | null,
+  generation: number,
+): void {
+  // First of all: from here on, threads that are late by a step find nothing to do.
+  lane.inputs.begin(generation);
   lane.inputs.write(plan, order, before);
   lane.kv.write(plan, order);
   lane.samples.write(samplerInput(plan, order));

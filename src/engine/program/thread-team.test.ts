@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { allocateNative } from '../ffi/memory.ts';
 import { mem } from '../jit/asm/operands.ts';
 import { rax } from '../jit/asm/registers.ts';
-import { emitOp, OP_FIELDS, OpBlock } from '../jit/kernels/op.ts';
+import { emitOp, OP_FIELDS, OpBlock, ROWS_BYTES, rowsField } from '../jit/kernels/op.ts';
 import { buildPrograms, type OpSpec } from './program-builder.ts';
 import { ThreadTeam } from './thread-team.ts';
 
@@ -31,7 +31,7 @@ const doubleAndAdd = () =>
 /** `numOps` ops, one after the other; `results` views what each left. */
 function chain(numOps: number) {
   const values = allocateNative((numOps + 1) * ROWS * 8);
-  const rows = allocateNative(16);
+  const rows = allocateNative(ROWS_BYTES);
   new BigInt64Array(rows.buffer)[0] = BigInt(ROWS);
   const specs = Array.from(
     { length: numOps },
@@ -55,6 +55,11 @@ function chain(numOps: number) {
   return {
     program,
     rows: new BigInt64Array(rows.buffer),
+    /** Before each run. */
+    begin: (generation: number) => {
+      new BigInt64Array(rows.buffer)[rowsField.generation / 8] = BigInt(generation);
+      program.reset();
+    },
     results,
     last: () => [...results.subarray(numOps * ROWS)],
     free: () => {
@@ -67,10 +72,10 @@ function chain(numOps: number) {
 
 test.each([1, 2, 3, 8])('%i threads do every piece once, in order', (numThreads) => {
   const numOps = 40;
-  const { program, results, last, rows, free } = chain(numOps);
+  const { program, begin, results, last, rows, free } = chain(numOps);
   const team = new ThreadTeam({ numThreads, polls: numThreads < 3 });
   const run = () => {
-    program.reset(team.nextGeneration);
+    begin(team.nextGeneration);
     team.runSync(program.address);
   };
   // More threads than cores: workers come late, and meet later steps than the one that woke them.
@@ -94,12 +99,12 @@ test.each([1, 2, 3, 8])('%i threads do every piece once, in order', (numThreads)
 
 test('an aborted step stops between ops and leaves no piece running', async () => {
   const numOps = 60_000;
-  const { program, results, free } = chain(numOps);
+  const { program, begin, results, free } = chain(numOps);
   const team = new ThreadTeam({ numThreads: 3, polls: true });
   let numStopped = 0;
   for (let round = 0; round < 20; round++) {
     results.fill(0n);
-    program.reset(team.nextGeneration);
+    begin(team.nextGeneration);
     const running = team.run(program.address);
     await new Promise((resolve) => setImmediate(resolve));
     program.abort();
@@ -113,7 +118,7 @@ test('an aborted step stops between ops and leaves no piece running', async () =
   expect(numStopped).toBeGreaterThan(0);
   // The team is as good as new.
   results.fill(0n);
-  program.reset(team.nextGeneration);
+  begin(team.nextGeneration);
   await team.run(program.address);
   expect(results.at(-1)).not.toBe(0n);
   team.close();

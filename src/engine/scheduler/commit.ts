@@ -89,7 +89,18 @@ function commitOutputs(
   if (finishReason) finish(state, sequence);
   if (!finishReason && numNew === 0 && promptLogprobs.length === 0) return null;
   const tokenIds = sequence.tokens.slice(firstNew, sequence.numTokens);
-  return { id: spec.id, tokenIds, logprobs, promptLogprobs, finish: finishReason, stopTokenId, error: null, timing };
+  const numBefore = firstNew - sequence.numPrompt;
+  return {
+    id: spec.id,
+    tokenIds,
+    numBefore,
+    logprobs,
+    promptLogprobs,
+    finish: finishReason,
+    stopTokenId,
+    error: null,
+    timing,
+  };
 }
 
 function isStop(state: SchedulerState, sequence: Sequence, token: number): boolean {

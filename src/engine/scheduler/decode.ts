@@ -1,7 +1,7 @@
 // Owns the rows of sequences that need one token: they come first, because somebody is reading along.
 import type { StepDraft } from './draft.ts';
 import { makeRoom } from './preempt.ts';
-import { canSample, numRemaining, type Sequence } from './sequence.ts';
+import { canSample, numExpected, numRemaining, type Sequence } from './sequence.ts';
 import type { SchedulerState } from './state.ts';
 
 export function draftDecodes(state: SchedulerState, draft: StepDraft, isOffline: boolean): void {
@@ -17,6 +17,7 @@ export function draftDecodes(state: SchedulerState, draft: StepDraft, isOffline:
 export function isReady(state: SchedulerState, sequence: Sequence): boolean {
   if (sequence.state !== 'running' || sequence.isPaused) return false;
   if (sequence.numPending > 0 && sequence.needsTokens) return false;
+  if (numExpected(sequence) > sequence.holdFrom) return false;
   // What is in flight may already be the last token.
   return sequence.numPlanned < sequence.numPrompt || canSample(sequence, state.limits.maxModelLen);
 }

@@ -57,6 +57,12 @@ function numActive(state: SchedulerState): number {
 
 function tryAdmit(state: SchedulerState, sequence: Sequence, numCached: number, end: number, nowMs: number): boolean {
   const { kv } = state;
+  if (sequence.imported) {
+    const { imported } = sequence;
+    if (!kv.tryAppend(imported.kv, end)) return false;
+    admit(state, sequence, imported.kv, numCached, nowMs);
+    return true;
+  }
   // Each running sequence may need a page before long: to take the last ones would only mean to preempt somebody.
   const held = kv.tryAllocate(sequence.digests, numCached / kv.blockTokens, sequence.numTokens, numActive(state));
   if (!held) return false;
@@ -68,8 +74,9 @@ function tryAdmit(state: SchedulerState, sequence: Sequence, numCached: number, 
   return true;
 }
 
-/** Tokens found in the prefix cache. */
+/** Tokens found in the prefix cache, or brought along. */
 function cachedTokens(state: SchedulerState, sequence: Sequence): number {
+  if (sequence.imported) return sequence.imported.numTokens;
   if (!usesCache(state, sequence)) return 0;
   const { kv, hasher } = state;
   hasher.extend(sequence.digests, sequence.root, sequence.tokens, sequence.numTokens);
@@ -96,7 +103,7 @@ function waitsForSibling(state: SchedulerState, sequence: Sequence): boolean {
 /** Whether a running prefill is about to compute the next block that this one lacks: a step's delay saves it for all. */
 function waitsForPrefix(state: SchedulerState, sequence: Sequence, numCached: number): boolean {
   const block = numCached / state.kv.blockTokens;
-  if (block >= maxCachedBlocks(state, sequence) || !usesCache(state, sequence)) return false;
+  if (sequence.imported || block >= maxCachedBlocks(state, sequence) || !usesCache(state, sequence)) return false;
   const digest = sequence.digests[block];
   const end = numCached + state.kv.blockTokens;
   return state.running.items.some(

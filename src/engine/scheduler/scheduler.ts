@@ -10,9 +10,10 @@ import { StepDraft } from './draft.ts';
 import type { StepOutput, StepPlan } from './plan.ts';
 import { orders, SequenceQueue } from './policies.ts';
 import { draftNewPrefills, draftRunningPrefills, lengthenChunks } from './prefill.ts';
-import { createSequence, numExpected, numRemaining, type Sequence } from './sequence.ts';
+import { type MovingSequence, movingSequence } from './moving.ts';
+import { createSequence, numExpected, numRemaining, type ImportedKv, type Sequence } from './sequence.ts';
 import type { EditsBuilder, SchedulerLimits, SchedulingPolicy, SequenceSpec, SequenceUpdate } from './spec.ts';
-import { type Counters, ending, finish, rootOf, type SchedulerState } from './state.ts';
+import { type Counters, ending, finish, preempt, rootOf, type SchedulerState } from './state.ts';
 
 export interface SchedulerOptions {
   readonly kv: KvCache;
@@ -148,6 +149,58 @@ export class Scheduler {
     }
     finish(state, sequence);
     return ending(sequence, keepTokens === undefined ? 'abort' : 'stop', null);
+  }
+
+  /** Takes over a sequence whose first `numTokens` tokens another instance has computed, or says why not. */
+  adopt(spec: SequenceSpec, imported: ImportedKv, nowMs: number): Refusal | null {
+    const refusal = this.add(spec, nowMs);
+    const sequence = this.#state.sequences.get(spec.id);
+    if (refusal || !sequence) return refusal;
+    sequence.imported = imported;
+    sequence.digests.push(...imported.digests);
+    return null;
+  }
+
+  /**
+   * Keeps a sequence from running once it has more tokens than it has now, or, with `atOnce`, at all: it is about to
+   * leave. `release` undoes it.
+   */
+  hold(id: number, atOnce = false): void {
+    const sequence = this.#state.sequences.get(id);
+    if (sequence) sequence.holdFrom = atOnce ? 0 : sequence.numTokens;
+  }
+
+  release(id: number): void {
+    const sequence = this.#state.sequences.get(id);
+    if (sequence) sequence.holdFrom = Number.POSITIVE_INFINITY;
+  }
+
+  /** A sequence as a transfer needs it; null: it has ended. */
+  moving(id: number): MovingSequence | null {
+    const sequence = this.#state.sequences.get(id);
+    return sequence ? movingSequence(this.#state, sequence) : null;
+  }
+
+  /** Ends a sequence that another instance has taken, and returns its last update. */
+  handOver(id: number): SequenceUpdate | null {
+    const sequence = this.#state.sequences.get(id);
+    if (!sequence) return null;
+    finish(this.#state, sequence);
+    return ending(sequence, 'handed-off', null);
+  }
+
+  /** Ends a sequence for a reason of its own; its last update. */
+  fail(id: number, error: Refusal): SequenceUpdate | null {
+    const sequence = this.#state.sequences.get(id);
+    if (!sequence) return null;
+    finish(this.#state, sequence);
+    return ending(sequence, 'error', error);
+  }
+
+  /** Computes a running sequence anew: its KV cannot be relied on any more. */
+  recompute(id: number): void {
+    const sequence = this.#state.sequences.get(id);
+    if (sequence?.state === 'running') preempt(this.#state, sequence);
   }
 
   /** No further rows for a sequence whose client cannot follow. It keeps its pages while nobody else needs them. */

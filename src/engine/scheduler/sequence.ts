@@ -29,6 +29,13 @@ export function transition(state: SequenceState, event: SequenceEvent, isInFligh
   }
 }
 
+export interface ImportedKv {
+  readonly kv: KvSequence;
+  readonly numTokens: number;
+  /** Of the full blocks among them. */
+  readonly digests: readonly BlockDigest[];
+}
+
 /** Positions: [0, numComputed) committed ⊆ [0, numPlanned) planned ⊆ [0, numTokens + numPending) known to exist. */
 export interface Sequence {
   readonly spec: SequenceSpec;
@@ -52,6 +59,10 @@ export interface Sequence {
   numInFlight: number;
   state: SequenceState;
   isPaused: boolean;
+  /** No row once more tokens than this exist: it is about to leave. Infinity: it stays. */
+  holdFrom: number;
+  /** KV that came from another instance, until it is admitted: of its first `numTokens` tokens. */
+  imported: ImportedKv | null;
   kv: KvSequence | null;
   /** Digests of its full blocks, as far as they were needed; `rootDigest` before the first. */
   readonly digests: BlockDigest[];
@@ -92,6 +103,8 @@ export function createSequence(
     numInFlight: 0,
     state: 'waiting',
     isPaused: false,
+    holdFrom: Number.POSITIVE_INFINITY,
+    imported: null,
     kv: null,
     digests: [],
     root,

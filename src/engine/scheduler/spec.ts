@@ -28,7 +28,8 @@ export interface SequenceSpec {
   readonly group: number;
 }
 
-export type FinishReason = 'stop' | 'length' | 'abort' | 'error';
+/** `handed-off`: another instance goes on with it. */
+export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'handed-off';
 
 /** Log-probabilities of one token. */
 export interface TokenLogprobs {
@@ -42,6 +43,8 @@ export interface SequenceUpdate {
   readonly id: number;
   /** New tokens; a stop token is included. */
   readonly tokenIds: Int32Array;
+  /** Generated tokens before these, earlier attempts' included. */
+  readonly numBefore: number;
   /** One per new token where asked for; else empty. */
   readonly logprobs: readonly TokenLogprobs[];
   /** Prompt positions whose log-probabilities became known, in order, each once. The first prompt token has none. */

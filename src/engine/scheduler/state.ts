@@ -54,6 +54,8 @@ export function admit(
 ): void {
   state.waiting.remove(sequence);
   move(sequence, 'admit');
+  const isImported = sequence.imported !== null;
+  sequence.imported = null;
   sequence.kv = kv;
   sequence.numPlanned = sequence.numComputed = numCached;
   state.running.insert(sequence);
@@ -61,6 +63,8 @@ export function admit(
   if (timing.numCachedTokens >= 0) return;
   timing.numCachedTokens = Math.min(numCached, numPrompt);
   timing.queueMs = nowMs - sequence.arrivalMs;
+  // The prompt was counted where it was computed.
+  if (isImported) return;
   state.counters.numPromptTokens += numPrompt;
   state.counters.numPrefixQueries += numPrompt;
   state.counters.numPrefixHits += timing.numCachedTokens;
@@ -101,7 +105,8 @@ export function drain(state: SchedulerState, sequence: Sequence): void {
 export function ending(sequence: Sequence, finish: FinishReason, error: Refusal | null): SequenceUpdate {
   const { spec, timing } = sequence;
   const tokenIds = new Int32Array(0);
-  return { id: spec.id, tokenIds, logprobs: [], promptLogprobs: [], finish, stopTokenId: -1, error, timing };
+  const numBefore = sequence.numTokens - sequence.numPrompt;
+  return { id: spec.id, tokenIds, numBefore, logprobs: [], promptLogprobs: [], finish, stopTokenId: -1, error, timing };
 }
 
 function requeue(state: SchedulerState, sequence: Sequence): void {
@@ -112,7 +117,8 @@ function requeue(state: SchedulerState, sequence: Sequence): void {
 
 function release(state: SchedulerState, sequence: Sequence): void {
   if (sequence.kv) state.kv.free(sequence.kv);
-  sequence.kv = null;
+  if (sequence.imported) state.kv.free(sequence.imported.kv);
+  sequence.kv = sequence.imported = null;
 }
 
 function move(sequence: Sequence, event: SequenceEvent): void {

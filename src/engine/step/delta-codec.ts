@@ -5,6 +5,8 @@ import {
   FinishReason as WireFinish,
   type SequenceDelta,
   SequenceDeltaSchema,
+  type StepBatch,
+  StepBatchSchema,
   type TokenLogprobs as WireLogprobs,
   TokenLogprobsSchema,
 } from '../../contract/generated/xllm_pb.js';
@@ -15,7 +17,31 @@ const wireFinish: Readonly<Record<FinishReason, WireFinish>> = {
   length: WireFinish.FINISH_LENGTH,
   abort: WireFinish.FINISH_ABORT,
   error: WireFinish.FINISH_ERROR,
+  'handed-off': WireFinish.FINISH_HANDED_OFF,
 };
+
+/** What a step has to tell one replica. */
+export class StepMessage {
+  readonly #deltas: SequenceDelta[] = [];
+  readonly #tokens: number[] = [];
+
+  /** `isFirst`: this is the sequence's first message with tokens, which carries what is known since admission. */
+  add(update: SequenceUpdate, address: DeltaAddress, isFirst: boolean): void {
+    const [token] = update.tokenIds;
+    if (isFirst || token === undefined || !isLoneToken(update)) {
+      this.#deltas.push(messageOfUpdate(update, address, isFirst));
+    } else this.#tokens.push(update.id, update.numBefore, token);
+  }
+
+  encode(stepId: number): StepBatch {
+    const tokens = bytesOfInt32(Int32Array.from(this.#tokens));
+    return create(StepBatchSchema, { stepId: BigInt(stepId), deltas: this.#deltas, tokens });
+  }
+}
+
+function isLoneToken({ tokenIds, finish, logprobs, promptLogprobs, error }: SequenceUpdate): boolean {
+  return tokenIds.length === 1 && !finish && !error && logprobs.length === 0 && promptLogprobs.length === 0;
+}
 
 export interface DeltaAddress {
   readonly requestId: string;
@@ -23,11 +49,12 @@ export interface DeltaAddress {
   readonly choice: number;
 }
 
-/** `isFirst`: this is the sequence's first message with tokens, which carries what is known since admission. */
-export function messageOfUpdate(update: SequenceUpdate, address: DeltaAddress, isFirst: boolean): SequenceDelta {
+function messageOfUpdate(update: SequenceUpdate, address: DeltaAddress, isFirst: boolean): SequenceDelta {
   const { timing, error } = update;
   return create(SequenceDeltaSchema, {
     ...address,
+    sequence: update.id,
+    numBefore: update.numBefore,
     // A copy: the update's array is reused by the next commit, and gRPC sends later.
     tokenIds: bytesOfInt32(update.tokenIds.slice()),
     finish: update.finish === null ? WireFinish.FINISH_NONE : wireFinish[update.finish],

@@ -2,12 +2,12 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
 import { describeLaps } from '../../common/laps.ts';
 import type { Log } from '../../common/log.ts';
+import type { Tracer } from '../../common/trace.ts';
 import { bytesOfInt32 } from '../../contract/codec.ts';
 import { type HelloReply, HelloReplySchema, KvEventBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { ContractServer } from '../../contract/grpc.ts';
@@ -16,6 +16,7 @@ import { encodeRecord, INSTANCE_PREFIX, type InstanceRecord } from '../../coordi
 import { type CoordinatorOptions, openCoordinator } from '../../coordination/open-coordinator.ts';
 import type { SequenceUpdate } from '../scheduler/spec.ts';
 import { EngineServer } from './engine-server.ts';
+import { EngineTransfers } from './engine-transfers.ts';
 import { type HostedEngine, type HostedEngineOptions, openEngine } from './hosted-engine.ts';
 import { describeKvLayout } from './kv-layout.ts';
 import { EngineStatus } from './status.ts';
@@ -29,14 +30,21 @@ export interface EngineProcessOptions extends HostedEngineOptions {
   readonly advertise?: string | undefined;
   readonly coordinator: CoordinatorOptions;
   readonly asyncScheduling: boolean;
+  /** auto: instances of one host map each other's pools. */
+  readonly kvTransport: 'auto' | 'tcp';
   readonly isSupervised: boolean;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
 }
 
 const LEASE_MS = 5_000;
 /** How late a deadline may be noticed while no step runs, and how often KV events are looked for. */
 const TICK_MS = 100;
 const DRAIN_MS = 30_000;
-const FAREWELL_MS = 50;
+/** For whoever is too slow, or gone. */
+const FAREWELL_MS = 2_000;
+/** How long a leaving instance waits for pages that others read. */
+const SETTLE_MS = 10_000;
 
 /** Serves until it is told to stop. Resolves with the exit code. Throws XllmError when it cannot start. */
 export async function runEngineProcess(options: EngineProcessOptions, log: Log): Promise<number> {
@@ -48,21 +56,46 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   const processMs = clock.nowMs();
   const engine = await openEngine(options, clock, (text) => log.warn(text));
   const status = new EngineStatus(engine);
+  const transfers = new EngineTransfers({
+    engine,
+    instance: options.name,
+    incarnation,
+    model: options.modelName,
+    kvLayout: describeKvLayout(engine.groups, options.blockSize),
+    mapsPools: options.kvTransport === 'auto',
+    usesPrefixCache: options.enablePrefixCaching,
+    security: options.coordinator.security ?? {},
+    listenHost: hostOf(options.listen),
+    advertisedHost: options.advertise === undefined ? hostOf(options.listen) : hostOf(options.advertise),
+    adopter: () => server,
+    publish: (update) => server.publish(0, [update]),
+    onStay: (id) => server.stays(id),
+    wake: () => loop.wake(),
+    nowMs: () => clock.nowMs(),
+  });
   const loop = new StepLoop({
-    scheduler: engine.scheduler,
+    scheduler: transfers,
     executor: engine.executor,
     clock,
     asyncScheduling: options.asyncScheduling,
     onCommit: (plan, output, updates) => {
       status.count(plan, output);
       server.publish(plan.stepId, updates);
+      transfers.committed(plan.stepId);
     },
     onFailure: (error) => {
       log.error(`a step failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
       stop(1);
     },
   });
-  const server = hostEngine(options, engine, loop, status, clock, processMs);
+  const leave = async () => {
+    await transfers.settle(SETTLE_MS);
+    stop(0);
+  };
+  const server = hostEngine(options, engine, transfers, loop, status, clock, processMs, () => {
+    log.info('drained, leaving');
+    void leave();
+  });
   const contract = new ContractServer(options.coordinator.security);
   server.serve(contract);
   const address = await contract.listen(options.listen);
@@ -75,6 +108,7 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   let checkedSteps = 0;
   const tick = setInterval(() => {
     server.expire();
+    transfers.flush();
     if (engine.scheduler.hasWork() || checkedSteps === loop.numSteps) return;
     // Once per time of rest: with many pages it takes milliseconds.
     checkedSteps = loop.numSteps;
@@ -83,19 +117,20 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   log.debug('engine serves', { address, numericsId: engine.numericsId });
   log.debug('engine start-up in ms', { process: processMs, ...engine.loadMs });
 
-  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(() => stop(0)));
+  process.on('SIGTERM', () => void server.drain(DRAIN_MS).then(leave));
   // In a terminal Ctrl-C reaches the whole process group: the service decides when a supervised engine ends.
   process.on('SIGINT', () => {
-    if (!options.isSupervised) void server.drain(DRAIN_MS).then(() => stop(0));
+    if (!options.isSupervised) void server.drain(DRAIN_MS).then(leave);
   });
 
   const exitCode = await stopped;
   clearInterval(tick);
+  transfers.close();
   await coordinator.close();
-  // What was sent last, such as that it leaves, is to arrive before the connections end.
-  await sleep(FAREWELL_MS);
-  contract.close();
+  // What was sent last, such as that requests have moved on, is to arrive before the connections end.
+  await contract.closeGently(FAREWELL_MS);
   await loop.close();
+  await options.tracer?.close();
   if (exitCode === 0) await engine.close();
   return exitCode;
 }
@@ -103,21 +138,26 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
 function hostEngine(
   options: EngineProcessOptions,
   engine: HostedEngine,
+  transfers: EngineTransfers,
   loop: StepLoop<SequenceUpdate>,
   status: EngineStatus,
   clock: Clock,
   processMs: number,
+  leave: () => void,
 ): EngineServer {
   const { scheduler, kv, memory, vocabSize } = engine;
   const server = new EngineServer({
     incarnation,
     model: options.modelName,
     scheduler,
+    transfers,
     limits: { vocabSize, maxModelLen: memory.maxModelLen },
     clock,
+    tracer: options.tracer,
     wake: () => loop.wake(),
+    leave,
     hello: () => helloOf(options, engine, status, processMs),
-    status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining }),
+    status: () => status.reply({ ...progressOf(loop), isDraining: server.isDraining, handOff: transfers.status() }),
     kvEvents: (after, send) => {
       let seen = Number(after);
       let isFirst = true;
@@ -174,6 +214,11 @@ function helloOf(
     maxNumBatchedTokens: Math.max(options.maxNumBatchedTokens, options.maxNumSeqs),
     stepTime: status.stepTime(),
   });
+}
+
+/** Of `host:port`; what listens at a unix socket is reached on this host alone. */
+function hostOf(address: string): string {
+  return address.startsWith('unix:') ? '127.0.0.1' : address.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
 }
 
 /** One life of this process. */

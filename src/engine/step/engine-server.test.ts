@@ -23,7 +23,13 @@ import {
   StepsRequestSchema,
   SubmitRequestSchema,
 } from '../../contract/generated/xllm_pb.js';
-import { type ClientOf, ContractClient, type ContractSecurity, ContractServer } from '../../contract/grpc.ts';
+import {
+  type ClientOf,
+  ContractClient,
+  type ContractSecurity,
+  ContractServer,
+  type StreamHandle,
+} from '../../contract/grpc.ts';
 import type { SequenceSpec, SequenceUpdate } from '../scheduler/spec.ts';
 import { makeCertificates } from '../../../test/support/certificates.ts';
 import { EngineServer, type HostedScheduler } from './engine-server.ts';
@@ -47,6 +53,9 @@ class WrittenScheduler implements HostedScheduler {
   expire(): readonly SequenceUpdate[] {
     return [];
   }
+  adopt(): null {
+    return null;
+  }
   pause(id: number): void {
     this.log.push(`pause ${id}`);
   }
@@ -58,7 +67,17 @@ class WrittenScheduler implements HostedScheduler {
 function end(id: number): SequenceUpdate {
   const timing = { numCachedTokens: 0, queueMs: 1, prefillMs: 2, numPreemptions: 0 };
   const tokenIds = Int32Array.of(5);
-  return { id, tokenIds, logprobs: [], promptLogprobs: [], finish: 'length', stopTokenId: -1, error: null, timing };
+  return {
+    id,
+    tokenIds,
+    numBefore: 0,
+    logprobs: [],
+    promptLogprobs: [],
+    finish: 'length',
+    stopTokenId: -1,
+    error: null,
+    timing,
+  };
 }
 
 let folder: string;
@@ -67,6 +86,7 @@ let engine: EngineServer;
 let server: ContractServer;
 let client: ClientOf<typeof Engine>;
 const batches: StepBatch[] = [];
+let numLeft = 0;
 
 async function serve(security: ContractSecurity, address = `unix:${folder}/e.sock`): Promise<string> {
   server = new ContractServer(security);
@@ -78,13 +98,17 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'xllm-test-engine-'));
   scheduler = new WrittenScheduler();
   batches.length = 0;
+  numLeft = 0;
   engine = new EngineServer({
     incarnation: 'life-1',
     model: 'm',
     scheduler,
+    transfers: { begin: () => {}, keep: () => {}, ended: () => {}, accept: () => {} },
     limits: { vocabSize: 100, maxModelLen: 64 },
     clock: monotonicClock,
+    tracer: null,
     wake: () => {},
+    leave: () => numLeft++,
     hello: () => create(HelloReplySchema, { incarnation: 'life-1' }),
     status: () => create(StatusReplySchema, { numRunning: scheduler.specs.size }),
     kvEvents: () => () => {},
@@ -98,9 +122,9 @@ afterEach(() => {
 });
 
 /** Connected as replica `r`, with its steps followed. */
-async function connect(): Promise<void> {
+async function connect(): Promise<StreamHandle> {
   client = new ContractClient(Engine, await serve({}));
-  client.stream(
+  const steps = client.stream(
     'steps',
     create(StepsRequestSchema, { replica: 'r' }),
     (batch) => batches.push(batch),
@@ -110,6 +134,7 @@ async function connect(): Promise<void> {
   await control({ requestId: 'probe', action: ControlRequest_Action.ABORT });
   await vi.waitFor(() => expect(scheduler.specs.size).toBe(0), DEADLINE_MS);
   scheduler.log.length = 0;
+  return steps;
 }
 
 const submit = (more: MessageInitShape<typeof SubmitRequestSchema>) =>
@@ -228,6 +253,32 @@ describe('calls that change nothing', () => {
     expect(scheduler.log).toEqual([]);
     expect((await submit({})).refused).toBe('');
   });
+});
+
+test('what a vanished replica asked for ends, and no drain waits for it', async () => {
+  const steps = await connect();
+  await submit({ seeds: [1n, 2n] });
+  expect(engine.numRequests).toBe(1);
+  steps.cancel();
+  await vi.waitFor(() => expect(engine.numRequests).toBe(0), DEADLINE_MS);
+  expect(scheduler.specs.size).toBe(0);
+  await engine.drain(DEADLINE_MS);
+});
+
+test('told to leave, it takes nothing more, and leaves once nothing runs; told twice it is the same', async () => {
+  await connect();
+  await submit({});
+  const drain = (incarnation: string) =>
+    client.call('drain', create(DrainRequestSchema, { incarnation, leave: true }), DEADLINE_MS);
+  await drain('life-0');
+  expect(engine.isDraining).toBe(false);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await drain('life-1')).numRemaining).toBe(1);
+  expect((await submit({ requestId: 'late' })).refused).toBe('engine_unavailable');
+  expect(numLeft).toBe(0);
+  const [id = -1] = scheduler.specs.keys();
+  engine.publish(1, [end(id)]);
+  await vi.waitFor(() => expect(numLeft).toBeGreaterThan(0), DEADLINE_MS);
 });
 
 test('heartbeats say which life they are of and what they know of', async () => {

@@ -3,6 +3,7 @@ import type { Clock } from '../../common/clock.ts';
 import type { StepTimeModel } from '../../common/step-time.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvCache } from '../kv/kv-cache.ts';
+import type { PageStore } from '../kv/spaces/page-store.ts';
 import type { MemoryPlan } from '../kv/memory-plan.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
 import type { Executor } from './executor.ts';
@@ -15,6 +16,10 @@ export interface HostedEngine {
   readonly groups: readonly CacheGroup[];
   readonly kv: KvCache;
   readonly executor: Executor;
+  /** The memory behind the pages. */
+  readonly pages: PageStore;
+  /** Whether steps can read and write pages of paired instances' pools. */
+  readonly readsForeignPages: boolean;
   readonly scheduler: Scheduler;
   readonly memory: MemoryPlan;
   readonly numericsId: string;

@@ -9,6 +9,7 @@ import type { CacheGroup } from '../kv/cache-group.ts';
 import { KvCache } from '../kv/kv-cache.ts';
 import { type MemoryPlan, planMemory } from '../kv/memory-plan.ts';
 import { createKvSpace, type KvSpaceOptions } from '../kv/spaces/create-space.ts';
+import type { PageStore } from '../kv/spaces/page-store.ts';
 import { cacheGroups } from '../models/config.ts';
 import { loadModel, type Model } from '../models/model.ts';
 import { readModelConfig } from '../models/registry.ts';
@@ -61,6 +62,8 @@ export interface LoadedEngine {
   readonly groups: readonly CacheGroup[];
   readonly kv: KvCache;
   readonly executor: Executor;
+  readonly pages: PageStore;
+  readonly readsForeignPages: boolean;
   readonly scheduler: Scheduler;
   readonly memory: MemoryPlan;
   readonly numericsId: string;
@@ -175,6 +178,9 @@ export async function loadEngine(
     groups,
     kv,
     executor,
+    pages: space,
+    // ggml reaches pages as parts of one tensor, emitted kernels by address.
+    readsForeignPages: choice.kernels !== 'ggml',
     scheduler,
     memory,
     numericsId: executor.numericsId,

@@ -14,6 +14,7 @@ import type { HostedEngine } from './hosted-engine.ts';
 import { type EngineLoadOptions, schedulerLimits } from './load-engine.ts';
 import { TimedExecutor } from './timed-executor.ts';
 import { readProfile } from './timed-profile.ts';
+import { TimedStore } from './timed-store.ts';
 
 export interface TimedEngineOptions extends EngineLoadOptions {
   /** Factor on every modelled time: 0.1 is ten times as fast. */
@@ -60,8 +61,9 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
     .update(`timed-1|${vocabSize}|${config.stopTokenIds.join()}`)
     .digest('hex')
     .slice(0, 16);
+  const store = TimedStore.open(numPages, blockTokens);
   const executor = new TimedExecutor({
-    numPages,
+    store,
     blockTokens,
     vocabSize,
     stops: { stopTokenIds: config.stopTokenIds, meanTokens },
@@ -82,6 +84,8 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
     groups,
     kv,
     executor,
+    pages: store,
+    readsForeignPages: true,
     scheduler,
     memory,
     numericsId,
@@ -94,6 +98,9 @@ export async function loadTimedEngine(options: TimedEngineOptions, clock: Clock)
       context: `${maxModelLen} tokens, ${maxNumSeqs} sequences and ${maxNumBatchedTokens} tokens a step`,
     },
     loadMs: {},
-    close: () => executor.close(),
+    close: async () => {
+      await executor.close();
+      store.close();
+    },
   };
 }

@@ -1,4 +1,5 @@
 // Owns the check of a plan before native code sees it: ggml aborts the process on an id or index out of range.
+import { isForeign } from '../kv/page-ref.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 
 /**
@@ -51,7 +52,8 @@ function checkPages(plan: StepPlan, row: number, blockTokens: readonly number[])
     const start = pageStart[row]!;
     for (let block = Math.floor(first / tokens); block <= Math.floor(last / tokens); block++) {
       const page = start + block < pageStart[row + 1]! ? pages[start + block]! : -1;
-      if (page < 0 || page >= numPagesTouched) fail(plan, `row ${row} has no page for block ${block} of KV group ${g}`);
+      if (page < 0 || (page >= numPagesTouched && !isForeign(page)))
+        fail(plan, `row ${row} has no page for block ${block} of KV group ${g}`);
     }
   }
 }

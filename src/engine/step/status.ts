@@ -2,6 +2,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { StepTimeModel } from '../../common/step-time.ts';
 import {
+  type HandOffStatus,
   type StatusReply,
   StatusReplySchema,
   type StepTime,
@@ -19,6 +20,7 @@ interface Progress {
   readonly stalledMs: number;
   readonly eventLoopCpuUs: number;
   readonly isDraining: boolean;
+  readonly handOff: HandOffStatus;
 }
 
 export class EngineStatus {
@@ -77,6 +79,7 @@ export class EngineStatus {
       numContextTokens: BigInt(stats.numContextTokens),
       stepTime: this.stepTime(),
       draining: progress.isDraining,
+      handOff: progress.handOff,
       stalledMs: Math.round(progress.stalledMs),
       graphModeSteps: { full: BigInt(full), partial: BigInt(partial), eager: BigInt(eager) },
       pageStates: {

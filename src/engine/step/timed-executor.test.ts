@@ -6,7 +6,8 @@ import type { StepPlan } from '../scheduler/plan.ts';
 import { shapeOfPlan } from '../scheduler/step-shape.ts';
 import { cacheGroup, defaultParams, makeSpec, paged, TestEngine } from '../scheduler/testing/harness.ts';
 import { TimedExecutor } from './timed-executor.ts';
-import { extendPrefix, emptyPrefix, TimedPages } from './timed-pages.ts';
+import { extendPrefix, emptyPrefix } from './timed-pages.ts';
+import { TimedStore } from './timed-store.ts';
 
 const stepTime: StepTimeModel = { constantMs: 5, tokenMs: 0.5, seqMs: 0.1, contextMs: 1e-2, pairMs: 1e-3 };
 
@@ -28,7 +29,13 @@ function timedEngine(options: ConstructorParameters<typeof TestEngine>[0] = {}, 
   const engine = new TestEngine({
     ...options,
     executor: (memory) =>
-      new TimedExecutor({ ...memory, ...simulated, stops: { stopTokenIds: [0], meanTokens: 16 }, stepTime }),
+      new TimedExecutor({
+        ...memory,
+        ...simulated,
+        store: TimedStore.ofHeap(memory.numPages, memory.blockTokens),
+        stops: { stopTokenIds: [0], meanTokens: 16 },
+        stepTime,
+      }),
   });
   return { engine, ...simulated };
 }
@@ -131,7 +138,7 @@ describe('wrong pages fail loudly', () => {
   });
 
   test('a page that was written again since', () => {
-    const pages = new TimedPages(4, 4);
+    const pages = TimedStore.ofHeap([4], 4).groups[0]!;
     const write = (page: number, tokens: readonly number[], start: number, from = emptyPrefix) =>
       tokens.reduce((digest, token, i) => {
         const next = extendPrefix(digest, token);

@@ -6,11 +6,11 @@ import type { StepOutput, StepPlan } from '../scheduler/plan.ts';
 import { shapeOfPlan } from '../scheduler/step-shape.ts';
 import type { Executor } from './executor.ts';
 import { type HashStops, mix, sampleHashes } from './hash-sampling.ts';
-import { emptyPrefix, equalPrefix, extendPrefix, type PrefixDigest, TimedPages } from './timed-pages.ts';
+import { emptyPrefix, equalPrefix, extendPrefix, type PrefixDigest, type TimedPages } from './timed-pages.ts';
+import type { TimedStore } from './timed-store.ts';
 
 export interface TimedExecutorOptions {
-  /** [G] */
-  readonly numPages: readonly number[];
+  readonly store: TimedStore;
   readonly blockTokens: number;
   readonly vocabSize: number;
   readonly stops: HashStops;
@@ -42,7 +42,7 @@ export class TimedExecutor implements Executor {
 
   constructor(options: TimedExecutorOptions) {
     this.#options = options;
-    this.#groups = options.numPages.map((numPages) => new TimedPages(numPages, options.blockTokens));
+    this.#groups = options.store.groups;
   }
 
   async prepare(): Promise<void> {}

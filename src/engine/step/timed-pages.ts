@@ -1,5 +1,6 @@
 // Owns what the timed device's pages hold: for each token a digest of the prefix that ends with it, checked when it is read.
 import { invariant, XllmError } from '../../common/errors.ts';
+import { indexOf, poolOf } from '../kv/page-ref.ts';
 import { mix } from './hash-sampling.ts';
 
 /** Digest of a prefix: two independent 32-bit lanes. */
@@ -17,45 +18,55 @@ export function extendPrefix({ low, high }: PrefixDigest, token: number): Prefix
 
 export const equalPrefix = (a: PrefixDigest, b: PrefixDigest): boolean => a.low === b.low && a.high === b.high;
 
-/** The pages of one cache group. A page knows which block it is and the prefix before it. */
+/** i32 fields of a page; then [blockTokens, 2] the digest after each token. */
+const field = { block: 0, count: 1, parent: 2, digests: 4 } as const;
+
+/** Bytes of a page. */
+export function timedPageBytes(blockTokens: number): number {
+  return 4 * (field.digests + 2 * blockTokens);
+}
+
+/** The pages of one cache group. A page knows which block it is (plus one: 0 was never written) and the prefix before it. */
 export class TimedPages {
   readonly #blockTokens: number;
-  /** [pages] block that the page was written as; -1: never written. */
-  readonly #block: Int32Array;
-  /** [pages] tokens written. */
-  readonly #count: Int32Array;
-  /** [pages, 2] digest before the first token. */
-  readonly #parent: Int32Array;
-  /** [pages, blockTokens, 2] digest after each token. */
-  readonly #digest: Int32Array;
+  readonly #stride: number;
+  /** By pool (page-ref.ts). */
+  readonly #pools: Int32Array[];
 
-  constructor(numPages: number, blockTokens: number) {
+  constructor(own: Int32Array, blockTokens: number) {
     this.#blockTokens = blockTokens;
-    this.#block = new Int32Array(numPages).fill(-1);
-    this.#count = new Int32Array(numPages);
-    this.#parent = new Int32Array(2 * numPages);
-    this.#digest = new Int32Array(2 * numPages * blockTokens);
+    this.#stride = timedPageBytes(blockTokens) / 4;
+    this.#pools = [own];
+  }
+
+  /** Makes a paired instance's pages reachable; null: not any more. */
+  setPool(pool: number, pages: Int32Array | null): void {
+    this.#pools[pool] = pages ?? new Int32Array(0);
+  }
+
+  /** [stride] */
+  page(page: number): Int32Array {
+    const at = indexOf(page) * this.#stride;
+    const pool = this.#pools[poolOf(page)];
+    invariant(pool && at + this.#stride <= pool.length, `page ${page} is in no pool`);
+    return pool.subarray(at, at + this.#stride);
   }
 
   /** Writes the token at `position`, whose prefix (itself included) has `digest`; `before`: the prefix before it. */
   write(page: number, position: number, before: PrefixDigest, digest: PrefixDigest): void {
     const block = Math.floor(position / this.#blockTokens);
     const offset = position % this.#blockTokens;
+    const content = this.page(page);
     if (offset === 0) {
-      this.#block[page] = block;
-      this.#parent[2 * page] = before.low;
-      this.#parent[2 * page + 1] = before.high;
+      content[field.block] = block + 1;
+      content[field.parent] = before.low;
+      content[field.parent + 1] = before.high;
     }
-    if (this.#block[page] !== block || this.#count[page]! < offset) {
-      throw new XllmError(
-        'internal_error',
-        `position ${position} is written to page ${page}, which holds ${this.#count[page]} tokens of block ${this.#block[page]}`,
-      );
-    }
-    this.#count[page] = offset + 1;
-    const at = 2 * (page * this.#blockTokens + offset);
-    this.#digest[at] = digest.low;
-    this.#digest[at + 1] = digest.high;
+    if (content[field.block] !== block + 1 || content[field.count]! < offset)
+      throw new XllmError('internal_error', `position ${position} is written to page ${page}, ${holds(content)}`);
+    content[field.count] = offset + 1;
+    content[field.digests + 2 * offset] = digest.low;
+    content[field.digests + 2 * offset + 1] = digest.high;
   }
 
   /**
@@ -72,14 +83,11 @@ export class TimedPages {
         before = null;
         continue;
       }
+      const content = this.page(page);
       const numNeeded = block === last ? (position % this.#blockTokens) + 1 : this.#blockTokens;
-      if (this.#block[page] !== block || this.#count[page]! < numNeeded) {
-        throw new XllmError(
-          'internal_error',
-          `block ${block} is read from page ${page}, which holds ${this.#count[page]} tokens of block ${this.#block[page]}`,
-        );
-      }
-      const parent = { low: this.#parent[2 * page]!, high: this.#parent[2 * page + 1]! };
+      if (content[field.block] !== block + 1 || content[field.count]! < numNeeded)
+        throw new XllmError('internal_error', `block ${block} is read from page ${page}, ${holds(content)}`);
+      const parent = { low: content[field.parent]!, high: content[field.parent + 1]! };
       const expected = block === 0 ? emptyPrefix : before;
       if (expected && !equalPrefix(expected, parent)) {
         throw new XllmError(
@@ -87,14 +95,14 @@ export class TimedPages {
           `block ${block} is read from page ${page}, which continues another prefix`,
         );
       }
-      before = this.#at(page, numNeeded - 1);
+      const at = field.digests + 2 * (numNeeded - 1);
+      before = { low: content[at]!, high: content[at + 1]! };
     }
     invariant(before !== null, `position ${position} is read after its page was given back`);
     return before;
   }
+}
 
-  #at(page: number, offset: number): PrefixDigest {
-    const at = 2 * (page * this.#blockTokens + offset);
-    return { low: this.#digest[at]!, high: this.#digest[at + 1]! };
-  }
+function holds(content: Int32Array): string {
+  return `which holds ${content[field.count]} tokens of block ${content[field.block]! - 1}`;
 }

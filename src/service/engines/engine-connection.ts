@@ -9,6 +9,8 @@ import {
   ControlRequestSchema,
   DrainRequestSchema,
   Engine,
+  type HandOffTarget,
+  HandOffTargetSchema,
   type Heartbeat,
   HeartbeatsRequestSchema,
   type HelloReply,
@@ -24,10 +26,11 @@ import {
 import { type ClientOf, ContractClient, type ContractSecurity, type StreamHandle } from '../../contract/grpc.ts';
 import { BUILD, PROTOCOL_VERSION } from '../../contract/protocol.ts';
 import type { InstanceRecord } from '../../coordination/instance-record.ts';
-import type { EngineDelta, EngineHandle, EngineModel, EngineRequest } from '../engine-client.ts';
+import type { EngineDelta, EngineModel, EngineRequest } from '../engine-client.ts';
 import type { KvEvents } from '../registry/kv-index.ts';
 import { type JournalEntry, LoadJournal } from '../registry/load-journal.ts';
-import { deltaOfMessage, emptyDelta } from './delta-codec.ts';
+import { deltaOfMessage, emptyDelta, forEachToken } from './delta-codec.ts';
+import type { SourceLeg, TargetLeg } from './pair-attempt.ts';
 
 const CALL_DEADLINE_MS = 10_000;
 const STATUS_DEADLINE_MS = 5_000;
@@ -44,13 +47,23 @@ export interface Attempt extends EngineRequest {
   readonly generatedIds: readonly Int32Array[];
   /** Tokens whose KV the engine is taken to hold. */
   readonly cachedTokens: number;
+  /** The instance that goes on after the first token; null: the same. */
+  readonly handOff: HandOffAddress | null;
+  /** Where the engine's spans belong; absent: no traces. */
+  readonly traceparent?: string;
 }
+
+export type HandOffAddress = Pick<InstanceRecord, 'name' | 'incarnation' | 'address'>;
 
 /** A request the engine has admitted and not finished. */
 interface Carried {
   readonly requestId: string;
   readonly attempt: number;
   readonly entry: JournalEntry;
+  /** It comes from another instance: that this one knows nothing of it means nothing yet. */
+  isExpected: boolean;
+  /** Since when this instance should know of it. */
+  sinceMs: number;
   /** Status replies in a row that know of no sequence at all. */
   numDenials: number;
   readonly onDelta: (delta: EngineDelta) => void;
@@ -87,6 +100,8 @@ export class EngineConnection {
   readonly #host: ConnectionHost;
   /** By request and attempt. */
   readonly #carried = new Map<string, Carried>();
+  /** By what the engine calls them: sequences that have sent a delta and go on. */
+  readonly #bySequence = new Map<number, { readonly carried: Carried; readonly choice: number }>();
   #journal = new LoadJournal();
   #streams: StreamHandle[] = [];
   #kvEvents: StreamHandle | null = null;
@@ -164,17 +179,20 @@ export class EngineConnection {
    * Refused with `engine_lost`: it is not known whether the engine took it. Where the connection breaks meanwhile,
    * `onDelta` hears of it first.
    */
-  async submit(request: Attempt, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {
+  async submit(request: Attempt, onDelta: (delta: EngineDelta) => void): Promise<SourceLeg | Refusal> {
     const { requestId, attempt, generatedIds } = request;
     const key = keyOf(requestId, attempt);
     if (this.#carried.has(key))
       return { refused: 'invalid_request', message: `request id ${requestId} is already running` };
     const numTokens = request.promptIds.length + Math.max(0, ...generatedIds.map((ids) => ids.length));
     const numNewTokens = Math.max(0, numTokens - request.cachedTokens);
-    const entry = this.#journal.sent(this.#clock.nowMs(), request.seeds.length, numNewTokens);
+    const sinceMs = this.#clock.nowMs();
+    const entry = this.#journal.sent(sinceMs, request.seeds.length, numNewTokens);
     // Registered before the call: the first tokens may overtake the reply.
-    const carried = { requestId, attempt, entry, numDenials: 0, onDelta, open: new Set(request.seeds.keys()) };
+    const open = new Set(request.seeds.keys());
+    const carried = { requestId, attempt, entry, isExpected: false, sinceMs, numDenials: 0, onDelta, open };
     this.#carried.set(key, carried);
+    const { handOff } = request;
     const message = create(SubmitRequestSchema, {
       requestId,
       attempt,
@@ -192,6 +210,8 @@ export class EngineConnection {
       deadlineMs: request.deadlineMs,
       ttftSloMs: request.ttftSloMs,
       tpotSloMs: request.tpotSloMs,
+      traceparent: request.traceparent ?? '',
+      ...(handOff ? { handOff: targetOf(handOff) } : {}),
     });
     try {
       const reply = await this.#client.call('submit', message, CALL_DEADLINE_MS);
@@ -206,8 +226,44 @@ export class EngineConnection {
       const detail = error instanceof Error ? error.message : String(error);
       return { refused: 'engine_lost', message: `the engine did not take the request (${detail})`, retryAfterS: 1 };
     }
+    return this.#handleOf(carried);
+  }
+
+  /** Hears what this instance says of an attempt that another one will hand over to it. */
+  expect(request: Attempt, onDelta: (delta: EngineDelta) => void): TargetLeg {
+    const { requestId, attempt, seeds } = request;
+    const key = keyOf(requestId, attempt);
+    const entry = this.#journal.expected(this.#clock.nowMs(), seeds.length);
+    const open = new Set(seeds.keys());
+    const carried: Carried = {
+      requestId,
+      attempt,
+      entry,
+      isExpected: true,
+      sinceMs: Number.NaN,
+      numDenials: 0,
+      onDelta,
+      open,
+    };
+    this.#carried.set(key, carried);
     return {
-      abort: (choice, keepTokens) => this.#control(carried, ControlRequest_Action.ABORT, choice, keepTokens),
+      ...this.#handleOf(carried),
+      arrived: () => {
+        if (!carried.isExpected) return;
+        carried.isExpected = false;
+        carried.sinceMs = this.#clock.nowMs();
+      },
+      drop: () => {
+        if (this.#carried.get(key) === carried) this.#forget(key, carried);
+      },
+    };
+  }
+
+  #handleOf(carried: Carried): SourceLeg {
+    return {
+      keep: () => this.#control(carried, ControlRequest_Action.KEEP),
+      moveTo: (target) => this.#control(carried, ControlRequest_Action.MOVE, { target }),
+      abort: (choice, keepTokens) => this.#control(carried, ControlRequest_Action.ABORT, { choice, keepTokens }),
       pause: () => this.#control(carried, ControlRequest_Action.PAUSE),
       resume: () => this.#control(carried, ControlRequest_Action.RESUME),
     };
@@ -227,14 +283,10 @@ export class EngineConnection {
     for (const carried of given) this.#control(carried, ControlRequest_Action.ABORT);
   }
 
-  /** Resolves with the number of requests still running when the engine replied. */
-  async drain(deadlineMs: number): Promise<number> {
-    const reply = await this.#client.call(
-      'drain',
-      create(DrainRequestSchema, { deadlineMs, incarnation: this.#incarnation }),
-      deadlineMs + CALL_DEADLINE_MS,
-    );
-    return reply.numRemaining;
+  /** The engine takes nothing new, and exits once nothing runs there. Rejects when it cannot be told. */
+  async drain(): Promise<void> {
+    const request = create(DrainRequestSchema, { leave: true, incarnation: this.#incarnation });
+    await this.#client.call('drain', request, CALL_DEADLINE_MS);
   }
 
   close(): void {
@@ -246,7 +298,16 @@ export class EngineConnection {
   }
 
   /** Fire and forget: when the engine is gone, so is what was to be controlled. */
-  #control({ requestId, attempt }: Carried, action: ControlRequest_Action, choice?: number, keepTokens?: number): void {
+  #control(
+    { requestId, attempt }: Carried,
+    action: ControlRequest_Action,
+    more: {
+      readonly choice?: number | undefined;
+      readonly keepTokens?: number | undefined;
+      readonly target?: HandOffAddress;
+    } = {},
+  ): void {
+    const { choice, keepTokens, target } = more;
     const request = create(ControlRequestSchema, {
       requestId,
       attempt,
@@ -255,6 +316,7 @@ export class EngineConnection {
       action,
       choices: choice === undefined ? [] : [choice],
       ...(keepTokens === undefined ? {} : { keepTokens }),
+      ...(target ? { target: targetOf(target) } : {}),
     });
     this.#client.call('control', request, CALL_DEADLINE_MS).catch(() => {
       // The step stream reports the loss.
@@ -270,7 +332,10 @@ export class EngineConnection {
       const delta = deltaOfMessage(message);
       carried.numDenials = 0;
       if (delta.tokenIds.length > 0 && Number.isNaN(carried.entry.firstMs)) carried.entry.firstMs = nowMs;
-      if (delta.finish !== null) {
+      if (delta.finish === null) {
+        if (message.sequence > 0) this.#bySequence.set(message.sequence, { carried, choice: message.choice });
+      } else {
+        this.#bySequence.delete(message.sequence);
         carried.open.delete(message.choice);
         if (carried.open.size === 0) {
           carried.entry.endMs = nowMs;
@@ -279,6 +344,12 @@ export class EngineConnection {
       }
       carried.onDelta(delta);
     }
+    forEachToken(batch, (sequence, numBefore, token) => {
+      const named = this.#bySequence.get(sequence);
+      if (!named?.carried.open.has(named.choice)) return;
+      named.carried.numDenials = 0;
+      named.carried.onDelta({ ...emptyDelta(named.choice), tokenIds: Int32Array.of(token), numBefore });
+    });
   }
 
   #hear(beat: Heartbeat): void {
@@ -308,7 +379,8 @@ export class EngineConnection {
   /** An engine that runs nothing, and says so twice, has no idea of what it was sent before: that will never end. */
   #findOrphans(nowMs: number): void {
     for (const [key, carried] of this.#carried) {
-      if (carried.entry.sentMs > nowMs - ORPHAN_AGE_MS || ++carried.numDenials < 2) continue;
+      const isYoung = carried.isExpected || carried.sinceMs > nowMs - ORPHAN_AGE_MS;
+      if (isYoung || ++carried.numDenials < 2) continue;
       this.#carried.delete(key);
       this.#fail(carried, 'the engine does not know the request any more');
     }
@@ -317,6 +389,8 @@ export class EngineConnection {
   #forget(key: string, carried: Carried): void {
     this.#journal.drop(carried.entry);
     this.#carried.delete(key);
+    // Tokens on their way name the sequence alone.
+    carried.open.clear();
   }
 
   /** Every open choice ends now: the engine is gone and will never end it. */
@@ -329,8 +403,14 @@ export class EngineConnection {
   #fail({ entry, onDelta, open }: Carried, why: string): void {
     entry.endMs = this.#clock.nowMs();
     const error: Refusal = { refused: 'engine_lost', message: `${why}; it is safe to retry`, retryAfterS: 1 };
-    for (const choice of open) onDelta({ ...emptyDelta(choice), finish: 'error', error });
+    const ended = [...open];
+    open.clear();
+    for (const choice of ended) onDelta({ ...emptyDelta(choice), finish: 'error', error });
   }
+}
+
+function targetOf({ name, incarnation, address }: HandOffAddress): HandOffTarget {
+  return create(HandOffTargetSchema, { instance: name, incarnation, address });
 }
 
 function keyOf(requestId: string, attempt: number): string {

@@ -34,6 +34,8 @@ export interface EnginePoolEvents {
   onReady(model: EngineModel): void;
   onLost(record: InstanceRecord, reason: string): void;
   onSuspect(record: InstanceRecord, reason: string): void;
+  /** It has been told to leave. */
+  onDrained?(record: InstanceRecord): void;
   /** A key of the coordinator that is no record, or one of another version; told once. */
   onIgnored(key: string, why: string): void;
 }
@@ -55,6 +57,7 @@ export class EnginePool {
   readonly #stopFollowing: () => void;
   readonly #tick: NodeJS.Timeout;
   readonly #listeners = new Set<() => void>();
+  readonly #drainListeners = new Set<(instance: string) => void>();
   /** By name: probes under way; a new registration calls them off. */
   readonly #probes = new Map<string, symbol>();
   #isClosed = false;
@@ -116,6 +119,20 @@ export class EnginePool {
     return () => this.#listeners.delete(listener);
   }
 
+  /** Calls back whenever an instance has begun to drain. Returns what ends it. */
+  onDraining(listener: (instance: string) => void): () => void {
+    this.#drainListeners.add(listener);
+    return () => this.#drainListeners.delete(listener);
+  }
+
+  /** Tells an instance to take nothing new and to leave when it is empty. Rejects when it cannot be told. */
+  async drain(name: string): Promise<void> {
+    const member = this.#members.get(name);
+    if (!member?.connection.model) throw new Error(`${name} is not connected`);
+    await member.connection.drain();
+    this.#options.events.onDrained?.(member.record);
+  }
+
   close(): void {
     this.#isClosed = true;
     clearInterval(this.#tick);
@@ -130,6 +147,8 @@ export class EnginePool {
       if (change.kind === 'joined') this.#join(record);
       else if (change.kind === 'left') {
         if (member?.record.incarnation === record.incarnation) this.#leave(member, change.reason);
+      } else if (change.kind === 'draining') {
+        for (const listener of this.#drainListeners) listener(record.name);
       } else if (change.to === 'SUSPECT') {
         this.#options.events.onSuspect(record, change.reason);
         member?.connection.giveUp(change.reason);

@@ -12,8 +12,10 @@ export interface RequestEvent {
     | 'admitted'
     | 'refused'
     | 'first_token'
+    | 'handed_off'
     | 'lost'
-    | 'waiting'
+    | 'moving'
+    | 'moved'
     | 'finished'
     | 'failed'
     | 'cancelled';

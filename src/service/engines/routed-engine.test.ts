@@ -37,7 +37,10 @@ class Instances implements RoutedInstances {
       model,
       submit: async (attempt: EngineRequest, onDelta: (delta: EngineDelta) => void) => {
         this.taken.push({ instance: name, id: attempt.requestId, onDelta });
-        return { abort: () => {}, pause: () => {}, resume: () => {} };
+        return { abort: () => {}, pause: () => {}, resume: () => {}, keep: () => {}, moveTo: () => {} };
+      },
+      expect: () => {
+        throw new Error('nothing is handed over here');
       },
     };
   }
@@ -49,6 +52,14 @@ class Instances implements RoutedInstances {
   onAvailable(listener: () => void) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  onDraining() {
+    return () => {};
+  }
+
+  drain() {
+    return Promise.resolve();
   }
 
   start(name: string): void {

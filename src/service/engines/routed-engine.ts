@@ -1,7 +1,6 @@
 // Owns the engines as one EngineClient: routes each request, brings lost ones elsewhere, the urgent ones first.
-import { BlockHasher, type BlockDigest, rootDigest } from '../../common/block-digest.ts';
 import type { Clock } from '../../common/clock.ts';
-import type { Refusal } from '../../common/errors.ts';
+import { isRefusal, type Refusal } from '../../common/errors.ts';
 import type { StatusReply } from '../../contract/generated/xllm_pb.js';
 import type {
   EngineClient,
@@ -13,12 +12,16 @@ import type {
 } from '../engine-client.ts';
 import type { RoutingControl, RoutingFigures } from '../http/routing/control.ts';
 import type { ClusterView, InstanceView } from '../registry/cluster-view.ts';
+import { canServe } from '../registry/groups.ts';
 import type { PolicyName } from '../routing/policies.ts';
-import type { RoutingRequest } from '../routing/policy.ts';
 import { Router, type RoutingDecision } from '../routing/router.ts';
-import type { EngineConnection } from './engine-connection.ts';
+import { Balancer } from './balancer.ts';
+import type { Attempt, EngineConnection } from './engine-connection.ts';
+import { Moves } from './moves.ts';
 import { type LoggedRequest, RequestLog } from './request-log.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
+import { routingRequestOf } from './routing-request.ts';
+import { type AttemptEvents, type AttemptHandle, RunningAttempt } from './running-attempt.ts';
 
 export interface RoutingOptions {
   readonly policy: PolicyName;
@@ -27,6 +30,8 @@ export interface RoutingOptions {
   readonly targetTpotMs: number;
   /** How long a lost request waits for an instance where there is none; 0: it fails at once. */
   readonly recoveryWaitMs: number;
+  /** Running requests move where a decode step of one instance takes so many times as long as another's; 0: never. */
+  readonly balanceMargin: number;
 }
 
 export const defaultRouting: RoutingOptions = {
@@ -34,6 +39,7 @@ export const defaultRouting: RoutingOptions = {
   targetTtftMs: 1_000,
   targetTpotMs: 50,
   recoveryWaitMs: 0,
+  balanceMargin: 0,
 };
 
 /** Of a request that states no deadline: a backstop, so that none is ever forgotten. */
@@ -45,10 +51,14 @@ const RETRY_MS = 250;
 export interface RoutedInstances {
   readonly models: readonly EngineModel[];
   view(): ClusterView;
-  connection(name: string): Pick<EngineConnection, 'model' | 'submit'> | null;
+  connection(name: string): Pick<EngineConnection, 'model' | 'submit' | 'expect'> | null;
   statuses(): Promise<readonly InstanceStatus[]>;
   /** Calls back whenever an instance has become able to take requests. Returns what ends it. */
   onAvailable(listener: () => void): () => void;
+  /** Calls back whenever an instance has begun to drain. Returns what ends it. */
+  onDraining(listener: (instance: string) => void): () => void;
+  /** Tells an instance to take nothing new and to leave when it is empty. Rejects when it cannot be told. */
+  drain(instance: string): Promise<void>;
 }
 
 export class RoutedEngine implements EngineClient, RoutingControl {
@@ -59,15 +69,21 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   readonly #log: RequestLog;
   readonly #running = new Set<RoutedRequest>();
   readonly #host: RoutingHost;
-  readonly #stopListening: () => void;
+  readonly #stopsListening: readonly (() => void)[];
+  readonly #moves: Moves<RoutedRequest>;
+  readonly #balancer: Balancer | null;
+  readonly #moveListeners = new Set<(pauseMs: number | null) => void>();
   /** Lost, and not yet taken by another instance; with the time since when. */
   readonly #waiting = new Map<RoutedRequest, number>();
   #recovering: NodeJS.Timeout | null = null;
   #numArrivals = 0;
   /** By instance and policy. */
   readonly #decisions = new Map<string, { instance: string; policy: string; count: number }>();
+  /** From the first token of one instance to the next one of another, since they were last fetched. */
+  #handOffMs: number[] = [];
   #numRecoveries = 0;
   #numRecoveryFailures = 0;
+  #numMigrations = 0;
 
   constructor(pool: RoutedInstances, clock: Clock, options: RoutingOptions) {
     this.#pool = pool;
@@ -75,15 +91,24 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     this.#options = options;
     this.#router = new Router(options.policy);
     this.#log = new RequestLog(clock);
-    this.#stopListening = pool.onAvailable(() => this.#recoverSoon());
+    this.#moves = new Moves({
+      draining: () => pool.view().instances.flatMap(({ name, isDraining }) => (isDraining ? [name] : [])),
+      running: () => [...this.#running].sort(byUrgency),
+    });
+    const balanced = { view: () => pool.view(), running: () => this.#running };
+    this.#balancer = options.balanceMargin > 0 ? new Balancer(balanced, options.balanceMargin) : null;
+    this.#stopsListening = [pool.onAvailable(() => this.#recoverSoon()), pool.onDraining(() => this.#moves.wake())];
     this.#host = {
       nowMs: () => clock.nowMs(),
-      route: (routed, excluded) => this.#route(routed, excluded),
-      submit: async (instance, attempt, onDelta) => {
-        const connection = pool.connection(instance);
-        if (connection?.model) return connection.submit(attempt, onDelta);
-        return { refused: 'engine_unavailable', message: `${instance} is gone`, retryAfterS: 1 };
+      route: (routed, excluded, only) => this.#route(routed, excluded, only),
+      follow: (routed, source, excluded, only) => {
+        const view = pool.view();
+        const from = view.instances.find(({ name }) => name === source);
+        const request = routingRequestOf(routed, options);
+        return from ? this.#router.follow(request, view, from, { excluded, only }) : null;
       },
+      submit: (decision, attempt, events) => this.#submitTo(decision, attempt, events),
+      handedOff: (ms) => this.#handOffMs.push(ms),
       recover: (routed) => {
         this.#waiting.set(routed, clock.nowMs());
         this.#recoverSoon();
@@ -92,6 +117,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
       measured: ({ instance, chosen, candidates }, ttftMs) => {
         // With one candidate nothing was looked up, and nothing depends on it.
         if (candidates.length > 1) this.#router.correction.observe(instance, chosen.ttftMs, ttftMs);
+      },
+      moved: (_, pauseMs) => {
+        this.#numMigrations++;
+        for (const listener of this.#moveListeners) listener(pauseMs);
       },
       ended: (routed) => {
         this.#running.delete(routed);
@@ -116,8 +145,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const instances = this.#pool.view().instances.map(({ name }) => name);
     return {
       decisions: [...this.#decisions.values()],
+      takeHandOffMs: () => this.#handOffMs.splice(0),
       numRecoveries: this.#numRecoveries,
       numRecoveryFailures: this.#numRecoveryFailures,
+      numMigrations: this.#numMigrations,
       ttftErrors: instances.flatMap((instance) => {
         const error = this.#router.correction.errorOf(instance);
         return error === null ? [] : [{ instance, error }];
@@ -132,6 +163,33 @@ export class RoutedEngine implements EngineClient, RoutingControl {
 
   view(): ClusterView {
     return this.#pool.view();
+  }
+
+  onMoved(listener: (pauseMs: number | null) => void): () => void {
+    this.#moveListeners.add(listener);
+    return () => this.#moveListeners.delete(listener);
+  }
+
+  async drain(name: string, force: boolean): Promise<Refusal | null> {
+    const { instances } = this.#pool.view();
+    const instance = instances.find((candidate) => candidate.name === name);
+    if (!instance) {
+      const known = instances.map((candidate) => candidate.name).join(', ') || 'none';
+      return { refused: 'not_found', message: `There is no instance ${name}; known: ${known}.` };
+    }
+    if (instance.isDraining) return null;
+    const others = instances.filter((candidate) => candidate !== instance);
+    if (!force && instance.isSchedulable && !canServe(others, instance.model)) {
+      const message = `Without ${name} nothing can serve ${instance.model}: start another instance first, or force it.`;
+      return { refused: 'last_instance', message };
+    }
+    try {
+      await this.#pool.drain(name);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return { refused: 'engine_unavailable', message: `${name} cannot be told: ${reason}.`, retryAfterS: 1 };
+    }
+    return null;
   }
 
   submit(request: EngineRequest, onDelta: (delta: EngineDelta) => void): Promise<EngineHandle | Refusal> {
@@ -159,15 +217,47 @@ export class RoutedEngine implements EngineClient, RoutingControl {
   }
 
   close(): void {
-    this.#stopListening();
+    for (const stop of this.#stopsListening) stop();
+    this.#moves.close();
+    this.#balancer?.close();
     if (this.#recovering) clearTimeout(this.#recovering);
     const error: Refusal = { refused: 'engine_unavailable', message: 'the service closes', retryAfterS: 1 };
     for (const routed of this.#running) routed.fail(error);
   }
 
-  #route(routed: RoutedRequest, excluded: ReadonlySet<string>): RoutingDecision | null {
-    const view = this.#pool.view();
-    const request = this.#routingRequest(routed);
+  async #submitTo(
+    { instance, decode }: RoutingDecision,
+    attempt: Attempt,
+    { onDelta, onGoneOn }: AttemptEvents,
+  ): Promise<AttemptHandle | Refusal> {
+    const connection = this.#pool.connection(instance);
+    if (!connection?.model) return gone(instance);
+    const running = new RunningAttempt({
+      instance,
+      numBefore: attempt.generatedIds.map(({ length }) => length),
+      onDelta,
+      onGoneOn,
+      nowMs: () => this.#clock.nowMs(),
+      expectAt: (name, hear) => {
+        const target = this.#pool.connection(name);
+        return target?.model ? target.expect(attempt, hear) : null;
+      },
+    });
+    if (decode && !running.expectAt(decode.instance)) return gone(decode.instance.name);
+    const leg = await connection.submit(attempt, running.hear);
+    if (isRefusal(leg)) {
+      running.notAdmitted();
+      return leg;
+    }
+    running.admitted(leg);
+    return running;
+  }
+
+  #route(routed: RoutedRequest, excluded: ReadonlySet<string>, only?: string): RoutingDecision | null {
+    const whole = this.#pool.view();
+    const isWanted = ({ name }: InstanceView) => only === undefined || name === only;
+    const view = { ...whole, instances: whole.instances.filter(isWanted) };
+    const request = routingRequestOf(routed, this.#options);
     const { numericsId } = routed;
     // Another kernel set promises no identical text: only where there is none of the first one's.
     const others = view.instances.filter((instance) => numericsId !== null && instance.numericsId !== numericsId);
@@ -211,33 +301,10 @@ export class RoutedEngine implements EngineClient, RoutingControl {
     const message = 'the engine stopped while the request ran, and no other could take it over; it is safe to retry';
     routed.fail({ refused: 'engine_lost', message, retryAfterS: refusal.retryAfterS ?? 1 });
   }
+}
 
-  #routingRequest(routed: RoutedRequest): RoutingRequest {
-    const { request, numContextTokens } = routed;
-    let ids: Int32Array | null = null;
-    const byRoot = new Map<BlockDigest, BlockDigest[]>();
-    return {
-      ordinal: routed.ordinal,
-      model: request.model,
-      numPromptTokens: numContextTokens,
-      maxTokens: request.promptIds.length + request.maxTokens - numContextTokens,
-      numSeqs: request.seeds.length,
-      sessionKey: request.sessionKey,
-      ttftSloMs: request.ttftSloMs || this.#options.targetTtftMs,
-      tpotSloMs: request.tpotSloMs || this.#options.targetTpotMs,
-      digestsFor: ({ model, numericsId, capacity: { blockTokens } }: InstanceView) => {
-        const root = rootDigest({ model, numericsId, blockTokens, adapter: '', salt: request.cacheSalt });
-        let digests = byRoot.get(root);
-        if (!digests) {
-          ids ??= routed.contextIds();
-          digests = [];
-          new BlockHasher(blockTokens).extend(digests, root, ids, ids.length);
-          byRoot.set(root, digests);
-        }
-        return digests;
-      },
-    };
-  }
+function gone(name: string): Refusal {
+  return { refused: 'engine_unavailable', message: `${name} is gone`, retryAfterS: 1 };
 }
 
 /** Online before offline, then by priority, then who has waited longer. */

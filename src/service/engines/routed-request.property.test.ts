@@ -5,11 +5,13 @@ import { expect, test } from 'vitest';
 import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { SamplingSchema } from '../../contract/generated/xllm_pb.js';
 import type { EngineDelta, EngineRequest, TokenLogprob } from '../engine-client.ts';
+import type { RoutingDecision } from '../routing/router.ts';
 import { candidatesOf } from '../routing/predict.ts';
 import { clusterOf, instanceView, routingRequest } from '../routing/testing/clusters.ts';
 import { emptyDelta } from './delta-codec.ts';
-import type { Attempt } from './engine-connection.ts';
+import type { Attempt, HandOffAddress } from './engine-connection.ts';
 import { RoutedRequest, type RoutingHost } from './routed-request.ts';
+import type { AttemptEvents } from './running-attempt.ts';
 
 const promptLength = 9;
 const names = ['a', 'b', 'c', 'd'];
@@ -29,7 +31,7 @@ const tokenOf = (seed: bigint, i: number) => Number(seed) * 1_000 + i;
 interface Running {
   readonly attempt: Attempt;
   readonly onDelta: (delta: EngineDelta) => void;
-  readonly instance: string;
+  instance: string;
   readonly numTokens: number[];
   numPromptTold: number;
   readonly open: Set<number>;
@@ -40,6 +42,8 @@ class Cluster implements RoutingHost {
   readonly running: Running[] = [];
   readonly events: string[] = [];
   readonly lost: RoutedRequest[] = [];
+  /** Moves that are asked for, to be answered: gone, or it stays. */
+  readonly moves: ((isGone: boolean) => void)[] = [];
   readonly refusing = new Set<string>();
   numEnded = 0;
   numAborted = 0;
@@ -48,16 +52,30 @@ class Cluster implements RoutingHost {
     return 0;
   }
 
+  follow(request: RoutedRequest, source: string, excluded: ReadonlySet<string>) {
+    return this.route(request, new Set([source, ...excluded]));
+  }
+
+  handedOff(): void {
+    throw new Error('nothing is handed off here but by a move');
+  }
+
   route(_: RoutedRequest, excluded: ReadonlySet<string>) {
     const view = clusterOf(names.map((name) => ({ view: instanceView(name), heldBlocks: 0 })));
-    const candidates = candidatesOf(routingRequest(), view, excluded, () => 1);
+    const candidates = candidatesOf(
+      routingRequest(),
+      view,
+      excluded,
+      () => 1,
+      () => true,
+    );
     const chosen = candidates[0];
     return chosen
-      ? { instance: chosen.instance.name, policy: 'round-robin' as const, reason: '', chosen, candidates }
+      ? { instance: chosen.instance.name, policy: 'round-robin' as const, reason: '', chosen, candidates, decode: null }
       : null;
   }
 
-  async submit(instance: string, attempt: Attempt, onDelta: (delta: EngineDelta) => void) {
+  async submit({ instance }: RoutingDecision, attempt: Attempt, { onDelta, onGoneOn }: AttemptEvents) {
     await Promise.resolve();
     if (this.refusing.has(instance)) return { refused: 'overloaded', message: 'full', retryAfterS: 2 } as const;
     const running: Running = {
@@ -75,10 +93,22 @@ class Cluster implements RoutingHost {
     });
     this.running.push(running);
     return {
+      get instance() {
+        return running.instance;
+      },
+      moveTo: (target: HandOffAddress) =>
+        new Promise<boolean>((resolve) => {
+          this.moves.push((isGone) => {
+            if (isGone) running.instance = target.name;
+            if (isGone && running.open.size > 0) onGoneOn(1);
+            resolve(isGone);
+          });
+        }),
       abort: (choice?: number) => {
         if (choice === undefined) {
           this.numAborted++;
           running.open.clear();
+          for (const answer of this.moves.splice(0)) answer(false);
         } else running.open.delete(choice);
       },
       pause: () => {
@@ -99,6 +129,8 @@ class Cluster implements RoutingHost {
   }
 
   measured(): void {}
+
+  moved(): void {}
 
   ended(): void {
     this.numEnded++;
@@ -150,12 +182,16 @@ const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
 type Event =
   | { readonly kind: 'step'; readonly count: number }
   | { readonly kind: 'break'; readonly speaksOn: boolean }
+  | { readonly kind: 'move' }
+  | { readonly kind: 'answer'; readonly isGone: boolean }
   | { readonly kind: 'stop'; readonly choice: number };
 
 const events: fc.Arbitrary<Event[]> = fc.array(
   fc.oneof(
     { weight: 8, arbitrary: fc.record({ kind: fc.constant('step' as const), count: fc.integer({ min: 1, max: 3 }) }) },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('break' as const), speaksOn: fc.boolean() }) },
+    { weight: 2, arbitrary: fc.constant({ kind: 'move' as const }) },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant('answer' as const), isGone: fc.boolean() }) },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('stop' as const), choice: fc.nat(2) }) },
   ),
   { maxLength: 30 },
@@ -213,9 +249,12 @@ test('whatever fails, every choice is told whole, once, or fails as two instance
         if (isRefusal(handle)) throw new Error('refused');
         const stopped = new Set<number>();
         let numBroken = 0;
+        const moves: Promise<Refusal | null>[] = [];
         for (const event of [...script, ...Array.from({ length: 60 }, (): Event => ({ kind: 'step', count: 3 }))]) {
           const isOver = heard.every(({ ends }, i) => ends.length > 0 || stopped.has(i));
           if (event.kind === 'step') cluster.step(event.count);
+          else if (event.kind === 'move') moves.push(routed.move('a test'));
+          else if (event.kind === 'answer') cluster.moves.shift()?.(event.isGone);
           else if (event.kind === 'stop') {
             if (event.choice >= n || heard[event.choice]!.ends.length > 0) continue;
             stopped.add(event.choice);
@@ -228,6 +267,10 @@ test('whatever fails, every choice is told whole, once, or fails as two instance
           for (const lost of cluster.lost.splice(0)) expect(await lost.redispatch()).toBeNull();
         }
         const isFailed = numBroken >= 2;
+        for (const answer of cluster.moves.splice(0)) answer(false);
+        await Promise.all(moves);
+        // Nobody goes on with what has moved away or was only prepared.
+        if (stopped.size === 0) expect(cluster.running.filter(({ open }) => open.size > 0)).toEqual([]);
         heard.forEach(({ tokens, logprobs, prompt, ends, numCached }, choice) => {
           const seed = seeds[choice]!;
           expect(tokens).toEqual(tokens.map((_, i) => tokenOf(seed, i)));

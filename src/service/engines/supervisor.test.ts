@@ -44,6 +44,15 @@ describe('supervisor', () => {
     expect(supervisor.numRestarts).toBe(1);
   });
 
+  test('a retired child is not started again', async () => {
+    const { exits, supervisor } = supervise('process.stdin.once("end", () => process.exit(0)).resume()');
+    supervisor.markReady();
+    supervisor.retire();
+    supervisor.kill();
+    await vi.waitFor(() => expect(exits).toEqual([['was killed by SIGKILL', null]]), 30_000);
+    expect(supervisor.pid).toBeUndefined();
+  });
+
   test('a child that ignores SIGTERM is killed after the grace', async () => {
     const { supervisor } = supervise("process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)");
     supervisor.markReady();

@@ -26,6 +26,7 @@ export class Supervisor {
   #numRestarts = 0;
   #everReady = false;
   #stopping = false;
+  #isRetired = false;
 
   constructor(spawn: () => ChildProcess, events: SupervisorEvents) {
     this.#spawn = spawn;
@@ -58,6 +59,11 @@ export class Supervisor {
     this.#everReady = true;
   }
 
+  /** The next exit is the last: the child has been told to end by itself. */
+  retire(): void {
+    this.#isRetired = true;
+  }
+
   /** For a child that makes no progress: its exit brings the next. */
   kill(): void {
     this.#child?.kill('SIGKILL');
@@ -79,7 +85,7 @@ export class Supervisor {
   #exited(child: ChildProcess, how: string): void {
     if (this.#child !== child) return;
     this.#child = null;
-    if (this.#stopping || !this.#everReady) {
+    if (this.#stopping || this.#isRetired || !this.#everReady) {
       this.#events.onExit(how, null);
       return;
     }

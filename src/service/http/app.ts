@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { XllmError } from '../../common/errors.ts';
+import { parseTraceparent } from '../../common/trace.ts';
 import type { HttpContext } from './context.ts';
 import { errorBody, errorHeaders, toXllmError } from './error-reply.ts';
 import { RequestRecord } from './generation/record.ts';
@@ -81,9 +82,17 @@ async function run(context: HttpContext, route: Route, request: FastifyRequest, 
 
 /** Gives the request its id, its record, and the line that is logged when it ends. */
 function begin(context: HttpContext, request: FastifyRequest, reply: FastifyReply, route: Route | undefined): void {
-  const { clock, metrics, log, config, running } = context;
+  const { clock, metrics, log, config, running, tracer } = context;
   const record = new RequestRecord(requestIdOf(request.id), clock, metrics);
   request.record = record;
+  if (tracer && route?.kind === 'generation') {
+    const attributes = {
+      'http.request.method': request.method,
+      'http.route': route.path,
+      'xllm.request_id': record.id,
+    };
+    record.span = tracer.start('request', parseTraceparent(request.headers.traceparent), attributes, record.arrivalMs);
+  }
   reply.header('x-request-id', record.id);
   reply.headers(corsHeaders(config.corsOrigins, request.headers.origin));
   if (running.isDraining) reply.header('connection', 'close');
@@ -91,12 +100,30 @@ function begin(context: HttpContext, request: FastifyRequest, reply: FastifyRepl
     const path = route?.path ?? 'none';
     const status = reply.raw.statusCode;
     metrics.httpRequest(request.method, path, status);
+    endSpan(record, status);
     const line = { id: record.id, method: request.method, path, status, ...record.logFields() };
     if (route?.kind === 'probe' || route?.kind === 'page') log.debug('request', line);
     else log.info('request', line);
   };
   // A client that vanishes closes the connection first; what that did to its request is known only afterwards.
   reply.raw.once('close', () => void record.work.then(ended, ended));
+}
+
+function endSpan({ span, errorCode, model, usage }: RequestRecord, status: number): void {
+  span?.end(
+    {
+      'http.response.status_code': status,
+      ...(usage
+        ? {
+            'gen_ai.request.model': model,
+            'gen_ai.usage.input_tokens': usage.promptTokens,
+            'gen_ai.usage.output_tokens': usage.completionTokens,
+            'xllm.cached_tokens': usage.cachedTokens,
+          }
+        : {}),
+    },
+    errorCode === null ? {} : { error: errorCode },
+  );
 }
 
 /** Who may ask what: foreign hosts, preflights, keys. */

@@ -1,6 +1,7 @@
 // Owns what every route is given.
 import type { Clock } from '../../common/clock.ts';
 import type { Log } from '../../common/log.ts';
+import type { Tracer } from '../../common/trace.ts';
 import type { EngineClient } from '../engine-client.ts';
 import type { GroupReport } from '../engines/service-group.ts';
 import type { HttpConfig } from './config.ts';
@@ -25,6 +26,8 @@ export interface HttpContext {
   readonly randomSeed: () => bigint;
   readonly models: ServedModels;
   readonly metrics: RequestMetrics;
+  /** null: no traces. */
+  readonly tracer: Tracer | null;
   readonly running: RunningRequests;
 }
 

@@ -5,6 +5,7 @@ import { createChatCompletion } from './chat/route.ts';
 import { chatReply, chatRequest } from './chat/schema.ts';
 import { createCompletion } from './completions/route.ts';
 import { completionReply, completionRequest } from './completions/schema.ts';
+import { drainInstance, drainReply, drainRequest } from './cluster/drain.ts';
 import { clusterReply, describeCluster } from './cluster/route.ts';
 import type { HttpContext } from './context.ts';
 import { healthReply, readiness, readyReply } from './health/route.ts';
@@ -157,6 +158,16 @@ function routingRoutes(context: HttpContext, routing: RoutingControl): readonly 
       kind: 'api',
       reply: requestReply,
       handle: async (request) => explainRequest(routing, (request.params as { '*': string })['*']),
+    },
+    {
+      method: 'POST',
+      path: '/v1/cluster/drain',
+      about: 'Let an instance leave: it takes nothing new, what runs there goes on elsewhere.',
+      access: 'key',
+      kind: 'api',
+      request: drainRequest,
+      reply: drainReply,
+      handle: (request) => drainInstance(routing, request.body, context),
     },
     {
       method: 'GET',

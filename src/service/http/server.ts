@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
 import { XllmError } from '../../common/errors.ts';
 import type { Log } from '../../common/log.ts';
+import type { Tracer } from '../../common/trace.ts';
 import type { EngineClient } from '../engine-client.ts';
 import type { GroupReport } from '../engines/service-group.ts';
 import { createApp } from './app.ts';
@@ -26,6 +27,8 @@ export interface HttpServerParts {
   /** Absent: there is one service process only. */
   readonly group?: () => GroupReport;
   readonly log: Log;
+  /** Absent: no traces. */
+  readonly tracer?: Tracer | null;
   readonly config?: Partial<HttpConfig>;
   readonly clock?: Clock;
   /** Seconds since 1970. */
@@ -71,6 +74,7 @@ export function createHttpServer(parts: HttpServerParts): HttpServer {
       expected: config.expectedModels,
     }),
     metrics: new RequestMetrics(registry),
+    tracer: parts.tracer ?? null,
     running: new RunningRequests(),
   };
   let document: object | null = null;

@@ -46,8 +46,8 @@ export class SseStream {
     this.#write(`data: ${last}\n\n`);
     clearTimeout(this.#ping);
     this.#raw.end();
-    // What is still unsent must not keep the connection for ever.
-    if (!this.#raw.writableFinished) this.#armStuck();
+    // What is still unsent must not keep the connection for ever; one that has gone needs no watching.
+    if (!this.#raw.writableFinished && !this.#raw.destroyed) this.#armStuck();
   }
 
   #write(chunk: string): void {

@@ -12,6 +12,7 @@ export function canServe(instances: readonly InstanceView[], model: string): boo
   );
 }
 
-function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
+/** Pages travel only between instances of which all three are equal. */
+export function canExchangeKv(a: InstanceView, b: InstanceView): boolean {
   return a.model === b.model && a.numericsId === b.numericsId && a.kvLayout === b.kvLayout;
 }

@@ -4,7 +4,7 @@ import type { InstanceLoad, InstanceView } from './cluster-view.ts';
 
 /** One attempt at an instance. */
 export interface JournalEntry {
-  /** How many were sent before it. */
+  /** How many were sent before it; NaN: it was not sent here but comes from another instance. */
   readonly ordinal: number;
   readonly sentMs: number;
   readonly numSeqs: number;
@@ -29,6 +29,20 @@ export class LoadJournal {
       sentMs: nowMs,
       numSeqs,
       numPromptTokens,
+      firstMs: Number.NaN,
+      endMs: Number.NaN,
+    };
+    this.#entries.add(entry);
+    return entry;
+  }
+
+  /** Sequences that another instance will hand over to this one: they count as sent until they begin. */
+  expected(nowMs: number, numSeqs: number): JournalEntry {
+    const entry = {
+      ordinal: Number.NaN,
+      sentMs: nowMs,
+      numSeqs,
+      numPromptTokens: 0,
       firstMs: Number.NaN,
       endMs: Number.NaN,
     };
@@ -70,7 +84,8 @@ export class LoadJournal {
     };
     const unreported = { numRequests: 0, numPromptTokens: 0 };
     for (const { ordinal, numSeqs, numPromptTokens, firstMs, endMs } of this.#entries) {
-      const isReported = ordinal < this.#numReported;
+      // What comes from elsewhere is in the status that follows its first token.
+      const isReported = Number.isNaN(ordinal) ? firstMs < this.#reportedMs : ordinal < this.#numReported;
       const hasBegun = !Number.isNaN(firstMs);
       const hasEnded = !Number.isNaN(endMs);
       if (!isReported) {

@@ -13,6 +13,8 @@ export type RegistryChange =
   | { readonly kind: 'joined'; readonly record: InstanceRecord }
   /** Disconnect: what still runs there is lost. */
   | { readonly kind: 'left'; readonly record: InstanceRecord; readonly reason: string }
+  /** It takes nothing new: what runs there is to go on elsewhere. */
+  | { readonly kind: 'draining'; readonly record: InstanceRecord }
   | {
       readonly kind: 'state';
       readonly record: InstanceRecord;
@@ -66,8 +68,11 @@ export class Registry {
   heartbeat(life: LifeId, beat: Heartbeat, nowMs: number): RegistryChange[] {
     const instance = this.#find(life);
     if (!instance || beat.incarnation !== life.incarnation) return [];
+    const wasDraining = instance.isDraining;
     instance.take(beat, nowMs);
-    return this.#advance(instance, { type: 'heartbeat', stalledMs: beat.status?.stalledMs ?? 0 }, nowMs);
+    const changes = this.#advance(instance, { type: 'heartbeat', stalledMs: beat.status?.stalledMs ?? 0 }, nowMs);
+    if (instance.isDraining && !wasDraining) changes.push({ kind: 'draining', record: instance.record });
+    return changes;
   }
 
   /** False: some events before these are missing, or the life is not known. */

@@ -50,14 +50,17 @@ function decodeShape(load: InstanceLoad, numMore: number, numTokens: number): St
   return { numTokens: numSeqs, numSeqs, contextTokens, attendedPairs: contextTokens };
 }
 
-/** Instances that could take the request, with what is expected there. `factorOf`: correction learned from live requests. */
+/** Instances of a role that could take the request, with what is expected there. `factorOf`: correction learned from live requests. */
 export function candidatesOf(
   request: RoutingRequest,
   view: ClusterView,
   excluded: ReadonlySet<string>,
   factorOf: (instance: string) => number,
+  hasRole: (instance: InstanceView) => boolean,
 ): Candidate[] {
-  const able = view.instances.filter((instance) => canTake(instance, request) && !excluded.has(instance.name));
+  const able = view.instances.filter(
+    (instance) => canTake(instance, request) && hasRole(instance) && !excluded.has(instance.name),
+  );
   // Digests cost a millisecond for every few thousand tokens: where there is no choice they decide nothing.
   const matches = able.length > 1;
   return able.map((instance) => {
@@ -73,8 +76,8 @@ export function candidatesOf(
   });
 }
 
-function canTake({ isSchedulable, model, roles, capacity }: InstanceView, request: RoutingRequest): boolean {
+function canTake({ isSchedulable, model, capacity }: InstanceView, request: RoutingRequest): boolean {
   // The service checks lengths against one instance: another one may hold less.
   const fits = request.numPromptTokens + request.maxTokens <= capacity.maxModelLen;
-  return isSchedulable && model === request.model && roles.includes('mix') && fits;
+  return isSchedulable && model === request.model && fits;
 }

@@ -44,7 +44,7 @@ function onCandidates(
 ): void {
   fc.assert(
     fc.property(testInstances, routingRequests, (instances, request) => {
-      const candidates = candidatesOf(request, clusterOf(instances), none, one);
+      const candidates = candidatesOf(request, clusterOf(instances), none, one, () => true);
       if (candidates.length > 0) check(candidates, request);
     }),
     { numRuns },
@@ -145,8 +145,8 @@ test('more to do before a request never makes its prediction shorter', () => {
         heldBlocks,
         view: { ...instance, load: { ...instance.load, numQueuedTokens: instance.load.numQueuedTokens + more } },
       }));
-      const before = candidatesOf(request, clusterOf(instances), none, one);
-      const after = candidatesOf(request, clusterOf(loaded), none, one);
+      const before = candidatesOf(request, clusterOf(instances), none, one, () => true);
+      const after = candidatesOf(request, clusterOf(loaded), none, one, () => true);
       before.forEach(({ ttftMs }, i) => expect(after[i]!.ttftMs).toBeGreaterThanOrEqual(ttftMs));
     }),
     { numRuns },

@@ -1,6 +1,7 @@
 // Owns the measurement of one kernel: its ops as a step program on a team of threads, and ggml's graph, in turn.
 import { invariant } from '../../../common/errors.ts';
 import type { Ggml } from '../../../engine/ffi/ggml.ts';
+import { ROWS_BYTES, rowsField } from '../../../engine/jit/kernels/op.ts';
 import { allocateNative, type NativeMemory } from '../../../engine/ffi/memory.ts';
 import type { Isa } from '../../../engine/jit/cpu-features.ts';
 import { Activations } from '../../../engine/program/activations.ts';
@@ -61,9 +62,9 @@ export class Measurer implements Disposable {
   measure(of: KernelCase): Measured {
     const { isa, numThreads, ggml } = this.#options;
     const memory = new Activations();
-    const rows = memory.memory(16);
-    // How many, and the first. No op runs when it changes.
-    const numRows = new BigInt64Array(rows.buffer, 0, 1);
+    const rows = memory.memory(ROWS_BYTES);
+    // No op runs when it changes.
+    const step = new BigInt64Array(rows.buffer, 0, ROWS_BYTES / 8);
     const place: Workplace = { isa, numThreads, data: this.#data, memory, rows: rows.address };
     const set = buildPrograms([of.ops(place)]);
     const [program] = set.programs;
@@ -71,11 +72,11 @@ export class Measurer implements Disposable {
     const team = new ThreadTeam({ numThreads, polls: true });
     const graph = ggml && of.ggml && new Graph(ggml, MAX_TENSORS * (of.ggml.times + 1));
     try {
-      const ours = programRun(program, team);
+      const ours = programRun(program, team, step);
       const withRows = (count: number): Run => ({
         ...ours,
         once: () => {
-          numRows[0] = BigInt(count);
+          step[rowsField.count / 8] = BigInt(count);
           ours.once();
         },
       });
@@ -118,9 +119,10 @@ export class Measurer implements Disposable {
   }
 }
 
-function programRun(program: StepProgram, team: ThreadTeam): Run {
+/** `step`: what stands at the rows of all its ops (`rowsField`). */
+function programRun(program: StepProgram, team: ThreadTeam, step: BigInt64Array): Run {
   const once = () => {
-    program.reset(team.nextGeneration);
+    step[rowsField.generation / 8] = BigInt(team.nextGeneration);
     team.runSync(program.address);
   };
   return { once, times: program.labels.length };

@@ -4,7 +4,7 @@ import type { Assembler } from '../asm/assembler.ts';
 import { emitFunction, type Frame } from '../asm/function.ts';
 import { type Mem, mem, sized } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import { type Gpr, r32, rax } from '../asm/registers.ts';
+import { type Gpr, r32, rax, rcx, rdx } from '../asm/registers.ts';
 
 /*
  * A step program (`program.ts`) is a list of ops. An op is a kernel and its op block, memory that says what to work on:
@@ -14,22 +14,27 @@ import { type Gpr, r32, rax } from '../asm/registers.ts';
  * Every thread calls every kernel. A kernel cuts its op into pieces, the same in every thread, and its threads claim
  * them until none is left: even threads from the first piece up, odd ones from the last down. So a core finds most rows
  * where it has left them in the op before (getting them from the other core's cache took 20 to 80 ns per line). Each
- * piece done is counted. The op is done when all pieces are: a thread that lost its core
- * between pieces delays nobody, and comes back to find the work done, or even the next step begun. So claims name the
- * step: `caller` is generation << 32 | thread, and who comes with an old generation finds nothing to claim.
+ * piece done is counted. The op is done when all pieces are: a thread that lost its core between pieces delays nobody,
+ * and comes back to find the work done, or even the next steps begun.
  *
- * The host resets the counters of all ops (`resetCounters`) before it writes what a step reads, and writes nothing while it runs.
+ * So counters name their step, by its generation: `caller` is generation << 32 | thread. Counters of an older step count
+ * as none, nobody sets them back, and who comes with an old generation finds nothing to claim. Nor does he where the
+ * host is writing the inputs of the next step of the same program: it writes their generation first, and threads look
+ * at that after they have read how many rows there are.
  */
 
 /** Byte offsets at the start of every op block. Counters stand on cache lines of their own; kernels' fields follow. */
 export const opField = {
   /** u16 pieces claimed from the first on, u16 from the last on, u32 generation of the step. */
   claimed: 0,
-  /** u64 pieces done. */
+  /** u32 pieces done, u32 generation of the step. */
   finished: 64,
-  /** u64 address of two i64: how many rows of this step the op works on, and the first of them. */
+  /** u64 address of the op's rows (`rowsField`). */
   rows: 128,
 } as const;
+/** i64 each: how many rows of this step the op works on, the first of them in its buffers, the step's generation. */
+export const rowsField = { count: 0, first: 8, generation: 16 } as const;
+export const ROWS_BYTES = 24;
 /** Tokens of a step, at most: pieces are counted in 16 bits, and no op has more than 8 to a token. */
 export const MAX_STEP_TOKENS = 8192;
 /** Added to `claimed` by claims from the first piece on, and from the last on. */
@@ -73,9 +78,9 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.add(rax, CLAIM.first);
     a.mov(step, rax);
     a.mov(caller, mem(op, opField.rows));
-    a.mov(rax, mem(caller));
+    a.mov(rax, mem(caller, rowsField.count));
     a.mov(o.numRows, rax);
-    a.mov(rax, mem(caller, 8));
+    a.mov(rax, mem(caller, rowsField.first));
     a.mov(o.firstRow, rax);
     f.release(caller, numThreads);
     const numPieces = f.local();
@@ -83,16 +88,23 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.mov(numPieces, rax);
 
     const [claim, retry, done] = [a.label('claim'), a.label('retry'), a.label('done')];
+    const [unclaimed, add] = [a.label('unclaimed'), a.label('add')];
     const [fromLast, claimed] = [a.label('from_last'), a.label('claimed')];
     const [next, after] = [f.gpr(), f.gpr()];
+    a.mov(next, mem(op, opField.rows));
+    a.mov(next, mem(next, rowsField.generation));
+    a.shl(next, 32);
+    a.cmp(next, firstClaim);
+    a.jne(done);
     a.bind(claim);
     a.mov(rax, mem(op, opField.claimed));
     a.bind(retry);
     a.mov(next, rax);
     a.sub(next, firstClaim);
-    // What is left of another step's.
+    // How many steps the counter is ahead.
     a.mov(after, next);
-    a.shr(after, 32);
+    a.sar(after, 32);
+    a.jl(unclaimed);
     a.jne(done);
     a.mov(after, next);
     a.shr(after, 16);
@@ -101,9 +113,15 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.cmp(next, numPieces);
     a.jae(done);
     a.mov(after, rax);
+    a.jmp(add);
+    a.bind(unclaimed);
+    a.mov(after, firstClaim);
+    a.bind(add);
+    a.mov(next, after);
     a.add(after, step);
     a.lockCmpxchg(mem(op, opField.claimed), after);
     a.jne(retry);
+    a.mov(rax, next);
     a.sub(rax, firstClaim);
     a.cmp(step, CLAIM.first);
     a.jne(fromLast);
@@ -117,23 +135,32 @@ export function emitOp(name: string, count: (o: OpFrame) => void, piece: (o: OpF
     a.bind(claimed);
     f.release(next, after);
     piece(o);
-    a.mov(rax, 1);
-    a.lockXadd(mem(op, opField.finished), rax);
+    emitFinish(a, f, op, firstClaim);
     a.jmp(claim);
     a.bind(done);
     a.mov(rax, numPieces);
   });
 }
 
-/** Prepares op blocks, which start at these multiples of 64 in `words`, for a step. */
-export function resetCounters(words: Int32Array, blocks: Iterable<number>, generation: number): void {
-  for (const block of blocks) {
-    const at = block / 4;
-    // The generation first: a thread that comes late finds nothing of its own step to claim in between.
-    words[at + opField.claimed / 4 + 1] = generation;
-    words[at + opField.claimed / 4] = 0;
-    words[at + opField.finished / 4] = 0;
-  }
+/** Counts a piece done. Pieces may hold on to all registers: two are saved. */
+function emitFinish(a: Assembler, f: Frame, op: Gpr, firstClaim: Mem): void {
+  const [ahead, after] = [rcx, rdx];
+  const saved = [ahead, after].map((register) => ({ register, place: f.local() }));
+  for (const { register, place } of saved) a.mov(place, register);
+  const [retry, add] = [a.label('retry_finish'), a.label('add_finish')];
+  a.mov(rax, mem(op, opField.finished));
+  a.bind(retry);
+  a.mov(after, rax);
+  a.mov(ahead, rax);
+  a.sub(ahead, firstClaim);
+  a.sar(ahead, 32);
+  a.je(add);
+  a.mov(after, firstClaim);
+  a.bind(add);
+  a.add(after, 1);
+  a.lockCmpxchg(mem(op, opField.finished), after);
+  a.jne(retry);
+  for (const { register, place } of saved) a.mov(register, place);
 }
 
 /** A view of an op block's 8-byte fields. */
@@ -156,7 +183,7 @@ export class OpBlock {
   }
 }
 
-/** Makes the op block at `byteOffset` work on the rows that `rows` tells: two i64, see `opField.rows`. */
+/** Makes the op block at `byteOffset` work on the rows that `rows` tells (`rowsField`). */
 export function setRows(buffer: ArrayBuffer, byteOffset: number, rows: Address): void {
   new DataView(buffer, byteOffset).setBigInt64(opField.rows, BigInt(rows), true);
 }

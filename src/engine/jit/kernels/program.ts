@@ -123,6 +123,19 @@ export function emitProgram(): MachineCode {
       a.bind(skip);
     };
 
+    /** rcx: pieces of the op at rdi that are done, or less than 0 where none is of this step. Changes rdx. */
+    const emitFinished = (step: typeof generation) => {
+      const ofStep = a.label('finished');
+      a.mov(rcx, mem(rdi, opField.finished));
+      a.mov(rdx, rcx);
+      a.shr(rdx, 32);
+      a.mov(r32(rcx), r32(rcx));
+      a.cmp(rdx, step);
+      a.je(ofStep);
+      a.mov(rcx, -1);
+      a.bind(ofStep);
+    };
+
     const next = a.here('op');
     const [wait, done, aborted] = [a.label('wait'), a.label('op_done'), a.label('aborted')];
     emitStamp();
@@ -141,8 +154,9 @@ export function emitProgram(): MachineCode {
     a.mov(rdi, mem(record, recordField.op));
     a.mov(polls, POLLS_PER_YIELD);
     a.bind(wait);
-    a.cmp(mem(rdi, opField.finished), rax);
-    a.jae(done);
+    emitFinished(generation);
+    a.cmp(rcx, rax);
+    a.jge(done);
     // The step has ended without this thread: the counters are the next one's.
     a.mov(rcx, generation);
     a.cmp(mem(team, teamField.generation), r32(rcx));
@@ -177,14 +191,22 @@ export function emitProgram(): MachineCode {
     a.mov(rax, caller);
     a.or(rax, 0x7fff_ffff);
     a.xchg(mem(rdi, opField.claimed), rax);
-    // Claims from both ends.
+    // Claims from both ends, none where the counter is still another step's.
+    a.mov(rcx, rax);
+    a.shr(rcx, 32);
+    a.cmp(rcx, generation);
+    a.mov(r32(rcx), 0);
+    a.cmovne(rax, rcx);
     a.mov(r32(rcx), r32(rax));
     a.shr(rcx, 16);
     a.and(rax, 0xffff);
     a.add(rax, rcx);
     a.bind(drain);
-    a.cmp(mem(rdi, opField.finished), rax);
-    a.jae(drained);
+    a.test(rax, rax);
+    a.je(drained);
+    emitFinished(generation);
+    a.cmp(rcx, rax);
+    a.jge(drained);
     a.pause();
     emitYield(a, polls);
     a.jmp(drain);

@@ -8,6 +8,7 @@ import { type PageLayout, pageLayout } from '../layout.ts';
 import { HeapPool } from './heap-pool.ts';
 import type { KvLayout, KvSpace } from './kv-space.ts';
 import { MemfdPool } from './memfd-pool.ts';
+import type { PageStore } from './page-store.ts';
 import type { PoolGrowth } from './pool-memory.ts';
 import { PooledSpace } from './pooled-space.ts';
 import { RangeMaps } from './range-maps.ts';
@@ -38,7 +39,7 @@ export interface KvSpaceOptions {
 
 /** A space, and what `KvCache` must know of its ranges. */
 export interface CreatedSpace {
-  readonly space: KvSpace;
+  readonly space: KvSpace & PageStore;
   readonly numRangeSlots: number;
   readonly maxMappings: number;
 }
@@ -77,7 +78,7 @@ export async function createKvSpace(options: KvSpaceOptions): Promise<CreatedSpa
   return { space: new PooledSpace(layouts, pools, ranges, reason, onShortage), numRangeSlots: maxNumSeqs, maxMappings };
 }
 
-function withoutRanges(space: KvSpace): CreatedSpace {
+function withoutRanges(space: PooledSpace): CreatedSpace {
   return { space, numRangeSlots: 0, maxMappings: 0 };
 }
 

@@ -7,6 +7,7 @@ import type { PoolMemory } from './pool-memory.ts';
 const alignment = 4096;
 
 export class HeapPool implements PoolMemory {
+  readonly file = null;
   readonly address: number;
   readonly numPages: number;
   readonly maxPages: number;

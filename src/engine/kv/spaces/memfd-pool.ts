@@ -15,6 +15,8 @@ import {
   PROT,
   SystemError,
 } from '../../ffi/libc.ts';
+import { describePool } from './foreign-pool.ts';
+import type { PoolFile } from './page-store.ts';
 import type { PoolGrowth, PoolMemory } from './pool-memory.ts';
 
 const hugeBytes = 2 << 20;
@@ -22,6 +24,7 @@ const hugeBytes = 2 << 20;
 const chunkBytes = 64 << 20;
 
 export class MemfdPool implements PoolMemory {
+  readonly file: PoolFile;
   readonly address: number;
   readonly fd: number;
   readonly numPages: number;
@@ -47,6 +50,7 @@ export class MemfdPool implements PoolMemory {
     this.#numBytes = Math.ceil((numPages * pageBytes) / hugeBytes) * hugeBytes;
     this.fd = memfdCreate('xllm-kv');
     ftruncate(this.fd, this.#numBytes);
+    this.file = describePool(this.fd, this.#numBytes, pageBytes, numPages);
     // Huge pages want equal alignment of file and address.
     const numBytes = this.#numBytes + hugeBytes;
     const base = mmap(numBytes, { prot: PROT.none, flags: MAP.private | MAP.anonymous | MAP.noreserve });

@@ -1,6 +1,9 @@
 // Owns the seam between a KV space and the memory behind one group's pool.
+import type { PoolFile } from './page-store.ts';
 
 export interface PoolMemory {
+  /** Where another process finds it; null: nowhere. */
+  readonly file: PoolFile | null;
   /** Page p is at `address + p * pageBytes`; never changes. */
   readonly address: number;
   /** As planned. */

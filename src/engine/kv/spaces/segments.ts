@@ -1,4 +1,5 @@
 // Owns the translation of a row's tables into segments: all that attention kernels know of the KV layout.
+import { indexOf, poolOf } from '../page-ref.ts';
 import type { GroupTables } from '../tables.ts';
 
 /** A run of consecutive positions in memory. */
@@ -14,6 +15,8 @@ export interface Segment {
 export interface GroupMemory {
   /** Whole-pool mapping: page p is at `poolAddress + p * pageBytes`. */
   readonly poolAddress: number;
+  /** The same of paired instances' pools: pool n is at n - 1. */
+  readonly foreignAddresses: readonly number[];
   /** Range r starts at `rangeAddress + r * rangeBytes`; block b of it at `b * pageBytes`. 0: no ranges. */
   readonly rangeAddress: number;
   readonly rangeBytes: number;
@@ -33,7 +36,7 @@ export function forEachSegment(
   to: number,
   emit: (address: number, firstPosition: number, numTokens: number) => void,
 ): void {
-  const { poolAddress, rangeAddress, rangeBytes, pageBytes, blockTokens } = memory;
+  const { poolAddress, foreignAddresses, rangeAddress, rangeBytes, pageBytes, blockTokens } = memory;
   const { pages } = tables;
   const start = tables.pageStart[row]!;
   const endBlock = Math.ceil(to / blockTokens);
@@ -52,7 +55,9 @@ export function forEachSegment(
     let next = block + 1;
     while (next < endBlock && pages[start + next] === firstPage + next - block) next++;
     const firstPosition = block * blockTokens;
-    emit(poolAddress + firstPage * pageBytes, firstPosition, Math.min(to, next * blockTokens) - firstPosition);
+    const pool = poolOf(firstPage);
+    const base = pool === 0 ? poolAddress : foreignAddresses[pool - 1]!;
+    emit(base + indexOf(firstPage) * pageBytes, firstPosition, Math.min(to, next * blockTokens) - firstPosition);
     block = next;
   }
 }

@@ -89,6 +89,7 @@ export class KernelRig {
     return {
       run() {
         view.setBigUint64(opField.claimed, 0n, true);
+        view.setBigUint64(opField.finished, 0n, true);
         for (let thread = 0; thread < numThreads; thread++) call([words.address + opAt, thread, numThreads], regions);
       },
       outputs: () => readSampleResults(input, { results, logits: native, vocabSize, numIds }),

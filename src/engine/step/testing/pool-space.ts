@@ -13,6 +13,7 @@ export function createPoolSpace(groups: readonly CacheGroup[], numPages: number,
     layouts,
     groups: layouts.map(({ pageBytes }, g) => ({
       poolAddress: memories[g]!.address,
+      foreignAddresses: [],
       rangeAddress: 0,
       rangeBytes: 0,
       pageBytes,

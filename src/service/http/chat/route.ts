@@ -23,7 +23,7 @@ export async function createChatCompletion(
   if (!wantsLogprobs && (fields.top_logprobs ?? 0) > 0)
     throw new XllmError('invalid_request', 'top_logprobs needs logprobs: true.', { param: 'top_logprobs' });
   const model = context.models.resolve(fields.model);
-  const ids = await encodeMessages(model.text, fields);
+  const ids = await request.record.tokenize(() => encodeMessages(model.text, fields));
   const wanted = fields.max_completion_tokens ?? fields.max_tokens;
   const maxTokens = fitMaxTokens(model.engine, ids.length, {
     wanted,

@@ -46,12 +46,14 @@ export const clusterReply = z
     ready: z.boolean(),
     models: z.array(z.string()),
     instances: z.array(instanceReply),
+    recoveries: z.int().describe('Requests that this replica brought elsewhere after their instance had failed.'),
+    migrations: z.int().describe('Requests that this replica brought elsewhere from an instance that lived.'),
   })
   .meta({ id: 'Cluster' });
 
 export type ClusterReply = z.output<typeof clusterReply>;
 
-export function describeCluster({ engine, models, group }: HttpContext): ClusterReply {
+export function describeCluster({ engine, routing, models, group }: HttpContext): ClusterReply {
   const { replica, replicas, writer } = group();
   return {
     object: 'cluster',
@@ -61,6 +63,8 @@ export function describeCluster({ engine, models, group }: HttpContext): Cluster
     ready: models.isReady,
     models: [...models.names],
     instances: engine.view().instances.map(instanceOf),
+    recoveries: routing?.figures.numRecoveries ?? 0,
+    migrations: routing?.figures.numMigrations ?? 0,
   };
 }
 

@@ -27,7 +27,7 @@ export async function createCompletion(
   const fields = parseBody(completionRequest, request.body, unsupportedInCompletions, context.log);
   checkFields(fields);
   const model = context.models.resolve(fields.model);
-  const prompts = await readPrompts(model.text, fields, model.engine);
+  const prompts = await request.record.tokenize(() => readPrompts(model.text, fields, model.engine));
   const wantsLogprobs = typeof fields.logprobs === 'number';
   const plan = buildPlan(context, {
     fields,

@@ -19,6 +19,7 @@ function deltaOf(tokenIds: readonly number[], finish: EngineDelta['finish']): En
   return {
     choice: 0,
     tokenIds: Int32Array.from(tokenIds),
+    numBefore: 0,
     logprobs: tokenIds.map((tokenId) => ({
       tokenId,
       logprob: -1,

@@ -115,7 +115,7 @@ export class Generation {
   async #submitAll(engine: EngineClient): Promise<void> {
     const { n, seeds, model, sampling, priority, offline, cacheSalt, sessionKey, timeoutMs } = this.#plan;
     const { ttftSloMs, tpotSloMs } = this.#plan;
-    const results = await Promise.allSettled(
+    const submitAll = () =>
       this.#prompts.map(async (state, index) => {
         if (!this.#needsEngine(state.plan)) return null;
         const result = await engine.submit(
@@ -133,14 +133,15 @@ export class Generation {
             sessionKey,
             ttftSloMs,
             tpotSloMs,
+            ...(this.#record.span ? { span: this.#record.span } : {}),
           },
           (delta) => this.#receive(index, delta),
         );
         if (isRefusal(result)) throw errorOfRefusal(result);
         state.handle = result;
         return null;
-      }),
-    );
+      });
+    const results = await this.#record.route(() => Promise.allSettled(submitAll()));
     const failure = results.find((result) => result.status === 'rejected');
     if (failure) {
       for (const { handle } of this.#prompts) handle?.abort();

@@ -3,10 +3,14 @@ import type { Clock } from '../../../common/clock.ts';
 import type { ErrorCode } from '../../../common/errors.ts';
 import type { RequestId } from '../../../common/ids.ts';
 import type { LogFields } from '../../../common/log.ts';
+import { inSpan, type Span } from '../../../common/trace.ts';
 import type { EngineDelta } from '../../engine-client.ts';
 import type { RequestMetrics } from '../metrics/request-metrics.ts';
 import type { Usage } from './events.ts';
 import type { GenerationPlan } from './plan.ts';
+
+/** Parts of a request's life that this process does itself. */
+type Stage = 'tokenize' | 'route';
 
 export class RequestRecord {
   readonly id: RequestId;
@@ -15,6 +19,8 @@ export class RequestRecord {
   readonly #metrics: RequestMetrics;
   /** Set where the request failed, also after its headers had gone out as 200. */
   errorCode: ErrorCode | null = null;
+  /** null: no traces. */
+  span: Span | null = null;
   /** Settles when the route is done with the request. */
   work: Promise<unknown> = Promise.resolve();
   #model = '';
@@ -28,6 +34,8 @@ export class RequestRecord {
   #maxGenerated = 0;
   #queueMs: number | null = null;
   #prefillMs: number | null = null;
+  #firstDecodeMs: number | null = null;
+  readonly #stageMs: Record<Stage, number | null> = { tokenize: null, route: null };
   #numPreemptions = 0;
 
   constructor(id: RequestId, clock: Clock, metrics: RequestMetrics) {
@@ -37,10 +45,30 @@ export class RequestRecord {
     this.#metrics = metrics;
   }
 
+  /** Its name in replies; '': no engine has admitted the request. */
+  get model(): string {
+    return this.#model;
+  }
+
+  /** null: it has not come to its end in good order. */
+  get usage(): Usage | null {
+    return this.#usage;
+  }
+
   /** The engine has admitted the request. `model`: its name in replies. */
   admitted(model: string, plan: GenerationPlan): void {
     this.#model = model;
     this.#plan = plan;
+  }
+
+  /** Makes prompt tokens: a stage, and a span of its own. */
+  tokenize<T>(work: () => Promise<T>): Promise<T> {
+    return this.#time('tokenize', () => inSpan(this.span, 'tokenize', work));
+  }
+
+  /** Finds who computes it: a stage whose tries are spans, made by who tries. */
+  route<T>(work: () => Promise<T>): Promise<T> {
+    return this.#time('route', work);
   }
 
   delta(choice: number, delta: EngineDelta): void {
@@ -54,6 +82,7 @@ export class RequestRecord {
       this.#metrics.firstToken(this.#model, (nowMs - this.arrivalMs) / 1000);
     }
     const lastMs = this.#lastTokensMs[choice];
+    if (lastMs !== undefined) this.#firstDecodeMs ??= nowMs - lastMs;
     if (lastMs !== undefined) this.#metrics.interToken(this.#model, (nowMs - lastMs) / 1000);
     this.#lastTokensMs[choice] = nowMs;
     this.#lastTokenMs = nowMs;
@@ -77,6 +106,7 @@ export class RequestRecord {
       this.#metrics.choiceFinished(this.#model, reason, null);
     }
     const seconds = (from: number, to: number) => (to - from) / 1000;
+    const inSeconds = (ms: number | null) => (ms === null ? null : ms / 1000);
     const first = this.#firstTokenMs;
     const numPerChoice = usage.completionTokens / plan.seeds.length;
     const tpotMs = first === null || numPerChoice <= 1 ? null : (this.#lastTokenMs - first) / (numPerChoice - 1);
@@ -85,9 +115,12 @@ export class RequestRecord {
       maxGenerated: this.#maxGenerated,
       numPreemptions: this.#numPreemptions,
       e2eS: seconds(this.arrivalMs, this.#clock.nowMs()),
-      queueS: this.#queueMs === null ? null : this.#queueMs / 1000,
-      prefillS: this.#prefillMs === null ? null : this.#prefillMs / 1000,
+      queueS: inSeconds(this.#queueMs),
+      prefillS: inSeconds(this.#prefillMs),
       decodeS: first === null ? null : seconds(first, this.#lastTokenMs),
+      tokenizeS: inSeconds(this.#stageMs.tokenize),
+      routeS: inSeconds(this.#stageMs.route),
+      firstDecodeS: inSeconds(this.#firstDecodeMs),
     });
     if (plan.ttftSloMs > 0) {
       this.#metrics.objective(this.#model, 'ttft', first !== null && first - this.arrivalMs <= plan.ttftSloMs);
@@ -95,6 +128,15 @@ export class RequestRecord {
     // A request of one token has no time per later token to miss (as vLLM's goodput counts it).
     if (plan.tpotSloMs > 0) {
       this.#metrics.objective(this.#model, 'tpot', first !== null && (tpotMs ?? 0) <= plan.tpotSloMs);
+    }
+  }
+
+  async #time<T>(stage: Stage, work: () => Promise<T>): Promise<T> {
+    const startMs = this.#clock.nowMs();
+    try {
+      return await work();
+    } finally {
+      this.#stageMs[stage] = this.#clock.nowMs() - startMs;
     }
   }
 

@@ -50,6 +50,25 @@ const figures: Readonly<Record<string, Figure>> = {
   'xllm:queued_prompt_tokens': gauge('Tokens that wait or are in prefill and are not computed yet.', (s) =>
     Number(s.numQueuedTokens),
   ),
+  'xllm:handoff_out_total': counter('Sequences handed over to another engine.', (s) => s.handOff?.handedOver ?? 0n),
+  'xllm:handoff_in_total': counter('Sequences taken over from another engine.', (s) => s.handOff?.taken ?? 0n),
+  'xllm:handoff_kept_total': counter('Sequences that were to leave, and stayed.', (s) => s.handOff?.kept ?? 0n),
+  'xllm:handoff_pushed_blocks_total': counter('KV blocks sent over TCP.', (s) => s.handOff?.blocksPushed ?? 0n),
+  'xllm:handoff_pushed_bytes_total': counter('Bytes of KV sent over TCP.', (s) => s.handOff?.bytesPushed ?? 0n),
+  'xllm:handoff_lent_blocks_total': counter(
+    'KV blocks handed over in place: nothing was sent.',
+    (s) => s.handOff?.blocksLent ?? 0n,
+  ),
+  'xllm:handoff_bytes_before_first_decode_total': counter(
+    'Bytes of KV moved or copied before the first step of sequences taken over.',
+    (s) => s.handOff?.bytesBeforeFirstStep ?? 0n,
+  ),
+  'xllm:handoff_copied_bytes_total': counter(
+    'Bytes of KV copied in the background after it.',
+    (s) => s.handOff?.bytesCopied ?? 0n,
+  ),
+  'xllm:handoff_open': gauge('Transfers, rooms kept and sequences on pages of others.', (s) => s.handOff?.numOpen ?? 0),
+  'xllm:handoff_pages_out': gauge('Pages that other engines have.', (s) => s.handOff?.pagesOut ?? 0),
   'xllm:engine_compute_seconds_total': counter('Time spent computing steps.', (s) => s.computeUs, 1e-6),
   'xllm:engine_stalled_seconds': gauge('Time since the last step while work is pending.', (s) => s.stalledMs / 1000),
   'xllm:kv_cache_bytes': gauge('Size of the KV pool.', (s) => Number(s.kvBytes)),

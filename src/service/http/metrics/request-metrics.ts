@@ -26,6 +26,9 @@ export interface FinishedRequest {
   readonly queueS: number | null;
   readonly prefillS: number | null;
   readonly decodeS: number | null;
+  readonly tokenizeS: number | null;
+  readonly routeS: number | null;
+  readonly firstDecodeS: number | null;
 }
 
 /** The engine label is vLLM's data-parallel rank; there is one engine. */
@@ -44,7 +47,7 @@ export class RequestMetrics {
   constructor(registry: Registry) {
     const registers = [registry];
     const histogram = (name: HistogramName) =>
-      new Histogram({ name: `vllm:${name}`, ...histograms[name], labelNames: LABELS, registers });
+      new Histogram({ name: `${prefixOf(name)}:${name}`, ...histograms[name], labelNames: LABELS, registers });
     this.#histograms = Object.fromEntries(
       (Object.keys(histograms) as HistogramName[]).map((name) => [name, histogram(name)]),
     ) as Record<HistogramName, Histogram<Label>>;
@@ -117,6 +120,9 @@ export class RequestMetrics {
     observe('request_queue_time_seconds', request.queueS);
     observe('request_prefill_time_seconds', request.prefillS);
     observe('request_decode_time_seconds', request.decodeS);
+    observe('request_tokenize_time_seconds', request.tokenizeS);
+    observe('request_route_time_seconds', request.routeS);
+    observe('request_first_decode_time_seconds', request.firstDecodeS);
   }
 
   objective(model: string, slo: 'ttft' | 'tpot', met: boolean): void {
@@ -141,7 +147,15 @@ export class RequestMetrics {
   }
 }
 
+/** Stages that vLLM has no name for. */
+const ownHistograms = {
+  request_tokenize_time_seconds: { help: 'Template and tokenizer, waiting for a worker included.', buckets: TTFT_S },
+  request_route_time_seconds: { help: 'Prompt tokens known to admitted by an engine, all tries.', buckets: TTFT_S },
+  request_first_decode_time_seconds: { help: 'First to second delivery of tokens of a choice.', buckets: TTFT_S },
+} as const;
+
 const histograms = {
+  ...ownHistograms,
   time_to_first_token_seconds: { help: 'Arrival to first token.', buckets: TTFT_S },
   inter_token_latency_seconds: { help: 'Gap between deliveries of tokens of one choice.', buckets: TOKEN_GAP_S },
   e2e_request_latency_seconds: { help: 'Arrival to the end of the reply.', buckets: REQUEST_S },
@@ -154,3 +168,5 @@ const histograms = {
   request_num_preemptions: { help: 'Preemptions per request.', buckets: PREEMPTIONS },
 } as const;
 type HistogramName = keyof typeof histograms;
+
+const prefixOf = (name: HistogramName) => (name in ownHistograms ? 'xllm' : 'vllm');

@@ -30,7 +30,7 @@ export interface Layer {
 
 const MAX_THREADS = 4;
 /** In the control memory: the number of tokens, the step cell, the ops. */
-const at = { numTokens: 0, stepCell: 8, kvWrite: 64, attention: 64 + KV_OP_BYTES };
+const at = { numTokens: 0, stepCell: 32, kvWrite: 64, attention: 64 + KV_OP_BYTES };
 const kernelType = koffi.proto('int64_t xllm_test_kernel(int64_t op, int64_t thread, int64_t numThreads)');
 type Call = (op: number, thread: number, numThreads: number) => void;
 /** A kernel; `async` runs it on a thread of koffi's (native code only). */

@@ -4,7 +4,7 @@ import { allocateNative, type NativeMemory } from '../../../../ffi/memory.ts';
 import { type ExecutableCode, loadCode } from '../../../asm/exec-memory.ts';
 import type { MachineCode } from '../../../asm/program.ts';
 import { interpret } from '../../../testing/interpreter.ts';
-import { OpBlock, opField } from '../../op.ts';
+import { OpBlock, opField, ROWS_BYTES } from '../../op.ts';
 
 type Kernel = ((op: Address, thread: number, numThreads: number) => number) & { async: (...args: unknown[]) => void };
 const kernelType = koffi.proto('int64_t xllm_test_op(int64_t op, int64_t thread, int64_t numThreads)');
@@ -22,7 +22,7 @@ export class OpMachine {
     this.#machineCode = code;
     this.#code = how === 'native' ? loadCode([code]) : null;
     this.#op = this.allocate(opBytes);
-    this.#rows = this.allocate(8);
+    this.#rows = this.allocate(ROWS_BYTES);
     this.block = new OpBlock(this.#op.buffer, 0, opBytes);
     this.block.set(opField.rows, this.#rows.address);
   }
@@ -34,7 +34,7 @@ export class OpMachine {
     return memory;
   }
 
-  /** Of the i64 number of rows. */
+  /** Of the op's rows (`rowsField`). */
   get rowsAddress(): Address {
     return this.#rows.address;
   }
