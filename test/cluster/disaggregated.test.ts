@@ -64,7 +64,9 @@ describe.each(Object.entries(setUps))('%s', (_, { pd, args }) => {
 });
 
 test('a decode instance that is drained while it still reads pages of others', async () => {
-  const cluster = await startCluster('1:2', '--time-scale', '0.5', '--routing-policy', 'round-robin');
+  // Blocks so large that a sequence writes in the source's page for long.
+  const large = ['--block-size', '128', '--routing-policy', 'round-robin'];
+  const cluster = await startCluster('1:2', '--time-scale', '0.5', ...large);
   const long = Array.from({ length: 16 }, (_, i) => ({
     prompt: Array.from({ length: 50 + 7 * i }, (__, at) => 100 + ((i * 991 + at * 31) % 40_000)),
     max_tokens: 120,
