@@ -1,5 +1,6 @@
 // Measures what the KV layouts cost: growing a pool, mapping pages into ranges, first touch, and reading through either.
 // Run: node bench/kv-layout.ts   (takes 512 MiB for a few seconds; Linux)
+import { median } from '../src/cli/bench/metrics.ts';
 import { koffi } from '../src/engine/ffi/koffi.ts';
 import {
   closeFd,
@@ -104,10 +105,6 @@ function timeUs(call: () => void): number {
   const start = performance.now();
   call();
   return (performance.now() - start) * 1000;
-}
-
-function median(samples: readonly number[]): number {
-  return samples.toSorted((a, b) => a - b)[samples.length >> 1] ?? Number.NaN;
 }
 
 for (const { name, numLayers, layerBytes } of models) {

@@ -1,5 +1,6 @@
 // Measures what a step costs the event loop: plan and commit of decoding sequences, without executing anything.
 // Run: node bench/scheduler.ts [sequences] [context tokens]
+import { median } from '../src/cli/bench/metrics.ts';
 import { KvCache } from '../src/engine/kv/kv-cache.ts';
 import type { StepOutput, StepPlan } from '../src/engine/scheduler/plan.ts';
 import { greedyParams } from '../src/engine/scheduler/sampling-params.ts';
@@ -85,10 +86,6 @@ function measure(isAsync: boolean, numRangeSlots: number): { planUs: number; com
     if (plan && plan.numTokens > numSequences) planUs.length = commitUs.length = 0;
   }
   return { planUs: median(planUs), commitUs: median(commitUs) };
-}
-
-function median(samples: number[]): number {
-  return samples.sort((a, b) => a - b)[samples.length >> 1] ?? Number.NaN;
 }
 
 for (const isAsync of [false, true]) {

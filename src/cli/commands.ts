@@ -1,6 +1,7 @@
 // Owns the table of commands: name, arguments, options, examples, action. Actions are loaded when they are run.
 import type { z } from 'zod';
 import { benchCompareSchema } from './bench/compare-options.ts';
+import { benchKernelsSchema } from './bench/kernels-options.ts';
 import { benchMachineSchema } from './bench/machine-options.ts';
 import { benchServeSchema } from './bench/serve-options.ts';
 import { benchStepSchema } from './bench/step-options.ts';
@@ -139,6 +140,21 @@ export const commandGroups: readonly CommandGroup[] = [
         run: async (options, [name]) => {
           const { benchStep } = await import('./bench/step-command.ts');
           await benchStep(options, name, terminalIo());
+        },
+      }),
+      defineCommand({
+        name: 'kernels',
+        about: 'Measure emitted kernels beside the roofline of this machine and ggml.',
+        args: [],
+        schema: benchKernelsSchema,
+        examples: [
+          'xllm bench kernels',
+          'xllm bench kernels --only attention,Q8_0 --threads 1 --json kernels.json',
+          'xllm bench kernels --listing attention_f16_9_3x64_avx2',
+        ],
+        run: async (options) => {
+          const { benchKernels } = await import('./bench/kernels-command.ts');
+          await benchKernels(options, terminalIo());
         },
       }),
       defineCommand({

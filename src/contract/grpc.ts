@@ -58,6 +58,7 @@ function replyStream<T>(
   call: grpc.ServerWritableStream<object, object> | grpc.ServerDuplexStream<object, object>,
 ): ReplyStream<T> {
   let closed = false;
+  let ended = false;
   const listeners: (() => void)[] = [];
   const close = () => {
     if (closed) return;
@@ -68,8 +69,11 @@ function replyStream<T>(
   call.on('close', close);
   call.on('error', close);
   return {
-    write: (message) => !closed && call.write(message as object),
-    end: () => call.end(),
+    write: (message) => !closed && !ended && call.write(message as object),
+    end: () => {
+      ended = true;
+      call.end();
+    },
     get cancelled() {
       return closed;
     },
@@ -84,6 +88,8 @@ function replyStream<T>(
 export class ContractServer {
   readonly #server = new grpc.Server(channelOptions);
   readonly #security: ContractSecurity;
+  /** Open ones. */
+  readonly #streams = new Set<ReplyStream<unknown>>();
 
   constructor(security: ContractSecurity = {}) {
     this.#security = security;
@@ -113,7 +119,7 @@ export class ContractServer {
         };
       } else if (method.methodKind === 'server_streaming') {
         implementation[method.localName] = (call: grpc.ServerWritableStream<object, object>) => {
-          if (this.#isKnown(call.metadata)) handler(call.request, replyStream(call));
+          if (this.#isKnown(call.metadata)) handler(call.request, this.#open(call));
           else call.emit('error', unauthenticated);
         };
       } else {
@@ -123,10 +129,7 @@ export class ContractServer {
             return;
           }
           call.on('end', () => call.end());
-          handler(
-            { onMessage: (listener: (request: unknown) => void) => call.on('data', listener) },
-            replyStream(call),
-          );
+          handler({ onMessage: (listener: (request: unknown) => void) => call.on('data', listener) }, this.#open(call));
         };
       }
     }
@@ -143,9 +146,27 @@ export class ContractServer {
     });
   }
 
+  /** Ends every stream after what was written to it, waits until all has arrived, and no longer than `graceMs`. */
+  async closeGently(graceMs: number): Promise<void> {
+    for (const stream of this.#streams) stream.end();
+    const { promise: closed, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, graceMs);
+    this.#server.tryShutdown(() => resolve());
+    await closed;
+    clearTimeout(timer);
+    this.close();
+  }
+
   /** Ends every connection at once. */
   close(): void {
     this.#server.forceShutdown();
+  }
+
+  #open(call: Parameters<typeof replyStream>[0]): ReplyStream<unknown> {
+    const stream = replyStream<unknown>(call);
+    this.#streams.add(stream);
+    stream.onClose(() => this.#streams.delete(stream));
+    return stream;
   }
 
   #credentials(address: Address): grpc.ServerCredentials {

@@ -85,9 +85,10 @@ async function movesOf(url: string, request: Watched, sinceMs: number) {
     .map(({ detail }) => ({ hadKv, pauseMs: Number(detail['pauseMs']), gapMs: longestGapMs(request, sinceMs) }));
 }
 
+/** Steps as the cost model has them, unless `flags` say otherwise. */
 async function startService(names: readonly string[], ...flags: string[]): Promise<[Service, RunningProgram[]]> {
   const service = await halves.service('--routing-policy', 'least-load');
-  const engines = names.map((name) => halves.engine(name, service.registersAt, '--time-scale', '2', ...flags));
+  const engines = names.map((name) => halves.engine(name, service.registersAt, '--time-scale', '1', ...flags));
   await untilSchedulable(service.url, ...names);
   return [service, engines];
 }
@@ -104,7 +105,7 @@ test.each([
     // Where other processes delay a round it is done again, so that the gaps are those of the moves.
     const isDone = () => ratios.length >= counts(1, 5) && ratios.some((round) => quantile(round, 0.5) <= 3);
     for (let round = 0; round < counts(4, 10) && !isDone(); round++) {
-      const [service, engines] = await startService(['a', 'b', 'c'], ...flags);
+      const [service, engines] = await startService(['a', 'b', 'c'], '--time-scale', '2', ...flags);
       const bodies = Array.from({ length: 18 }, (_, i) => longRequest(1_000 * round + i));
       const expected = await Promise.all(bodies.map((body) => ask(alone.url, body)));
       const watched = bodies.map((body, i) => watch(service.url, `r${round}-${i}`, body));
@@ -224,7 +225,7 @@ test('prefill and decode instances are drained like others; what decodes moves o
     d1: start('d1', 'decode'),
   };
   await untilSchedulable(service.url, ...Object.keys(engines));
-  const bodies = Array.from({ length: 8 }, (_, i) => ({ ...longRequest(80 + i), max_tokens: 800 }));
+  const bodies = Array.from({ length: 8 }, (_, i) => ({ ...longRequest(80 + i), max_tokens: 500 }));
   const watched = bodies.map((body, i) => watch(service.url, `pd${i}`, body));
   await eventually(() => watched.every(({ timesMs }) => timesMs.length > 5), 'all of them decode');
   const sinceMs = performance.now();
@@ -272,3 +273,31 @@ test('one after the other is replaced while requests run: each moves several tim
     expect(contentOf(answers[i]!), `roll${i}`).toEqual(contentOf(await ask(alone.url, body)));
   await untilIdle(service.url);
 }, 300_000);
+
+test('whoever dies or stops while requests move: every answer is whole, and nothing is left behind', async () => {
+  const alone = await startAlone();
+  for (let seed = 1; seed <= counts(4, 24); seed++) {
+    const pick = random(seed * 31);
+    const flags = seed % 2 === 0 ? ['--kv-transport', 'tcp'] : [];
+    const service = await halves.service('--routing-policy', 'least-load', '--suspect-timeout-s', '2');
+    const engines = new Map(
+      ['a', 'b', 'c'].map((name) => [name, halves.engine(name, service.registersAt, '--time-scale', '1', ...flags)]),
+    );
+    await untilSchedulable(service.url, ...engines.keys());
+    const bodies = Array.from({ length: 9 }, (_, i) => ({ ...longRequest(200 + 10 * seed + i), max_tokens: 120 }));
+    const watched = bodies.map((body, i) => watch(service.url, `die${seed}-${i}`, body));
+    await eventually(() => watched.every(({ timesMs }) => timesMs.length > 5), 'all of them decode');
+    expect((await post(service.url, { instance: 'a' })).status).toBe(200);
+    await new Promise((resolve) => setTimeout(resolve, pick(60)));
+    const victim = pick(2) === 0 ? 'a' : 'b';
+    const signal = pick(2) === 0 ? 'SIGKILL' : 'SIGSTOP';
+    engines.get(victim)?.child.kill(signal);
+    const answers = await Promise.all(watched.map(({ answer }) => answer));
+    for (const [i, body] of bodies.entries())
+      expect(contentOf(answers[i]!), `${signal} ${victim}, die${seed}-${i}`).toEqual(
+        contentOf(await ask(alone.url, body)),
+      );
+    await untilIdle(service.url);
+    await halves.stopAll();
+  }
+}, 900_000);

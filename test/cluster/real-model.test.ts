@@ -59,3 +59,36 @@ test.each(Object.entries(cases))(
   },
   300_000,
 );
+
+// The last one: what was drained is not started again.
+test('an instance is drained while it decodes: each request goes on with its KV, and its answer stays what it is', async () => {
+  const bodies = Object.values(cases).map(({ body }) => ({ ...body, max_tokens: 160, ignore_eos: true, stream: true }));
+  const expected = await Promise.all(
+    bodies.map((body) => ask(cluster.url, { ...body, cache_salt: 'expected to be drained' })),
+  );
+  // On one instance, so that they move.
+  const seen = bodies.map(() => 0);
+  const answers = bodies.map((body, i) =>
+    ask(cluster.url, body, { id: `drained-${i}`, session: 'one', onEvent: () => (seen[i] = (seen[i] ?? 0) + 1) }),
+  );
+  const name = await instanceOf(cluster.url, 'drained-0', () => seen.every((count) => count > 10));
+  const response = await fetch(`${cluster.url}/v1/cluster/drain`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ instance: name }),
+  });
+  expect(response.status).toBe(200);
+  const got = await Promise.all(answers);
+  got.forEach((answer, i) => expect(contentOf(answer), `drained-${i}`).toEqual(contentOf(expected[i]!)));
+  const lives = await Promise.all(bodies.map((_, i) => lifeOf(cluster.url, `drained-${i}`)));
+  const events = lives.flatMap((life) => life?.prompts[0]?.events ?? []);
+  expect(events.filter(({ event }) => event === 'lost')).toEqual([]);
+  const moved = events.filter(({ event }) => event === 'moved');
+  expect(moved.length).toBeGreaterThan(0);
+  expect(events.filter(({ event }) => event === 'moving').every(({ detail }) => detail['withKv'] === true)).toBe(true);
+  console.log(
+    `real model: ${moved.length} moved, pauses of ${moved.map(({ detail }) => Number(detail['pauseMs']).toFixed(0)).join(' ')} ms`,
+  );
+  await eventually(() => cluster.pidOf(name) === undefined, 'it has left');
+  await untilIdle(cluster.url);
+}, 300_000);

@@ -44,6 +44,7 @@ const options = (modelPath: string, kernels: Kernels, setting: Setting): EngineL
   cacheFolder: '',
   weightsCacheLimit: 0,
   weightsMemory: 'auto',
+  perfMap: false,
   ...setting,
 });
 

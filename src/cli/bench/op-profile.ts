@@ -1,5 +1,6 @@
 // Owns adding up a step program's time stamps by kind of op.
 import { invariant } from '../../common/errors.ts';
+import { median } from './metrics.ts';
 import type { StepProgram } from '../../engine/program/program-builder.ts';
 
 type Ticks = Map<string, number>;
@@ -45,8 +46,7 @@ export class OpProfile {
     const ticksPerMs = Number(lastStamp - firstStamp) / (lastMs - firstMs);
     return Object.fromEntries(
       [...new Set(this.#labels)].map((label) => {
-        const values = this.#samples.map((sample) => sample.get(label) ?? 0).sort((a, b) => a - b);
-        return [label, (values[values.length >> 1] ?? 0) / ticksPerMs];
+        return [label, median(this.#samples.map((sample) => sample.get(label) ?? 0)) / ticksPerMs];
       }),
     );
   }

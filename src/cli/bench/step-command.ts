@@ -13,6 +13,7 @@ import { StepLoop } from '../../engine/step/step-loop.ts';
 import { findModel } from '../model.ts';
 import type { BenchIo } from './io.ts';
 import { describeMachine, readCpuinfo, sourceCommit } from './machine.ts';
+import { median } from './metrics.ts';
 import { OpProfile } from './op-profile.ts';
 import type { BenchStepOptions } from './step-options.ts';
 import { type Cell, formatTable } from './table.ts';
@@ -23,8 +24,8 @@ interface StepFigures {
   readonly tokens: number;
   readonly medianMs: number;
   readonly tokensPerS: number;
-  /** On the event loop's thread: plan, inputs, start, results, commit, message. */
-  readonly eventLoopCpuUs: number;
+  /** On the event loop's thread: plan, inputs, start, results, commit, message. null: no two steps followed each other. */
+  readonly eventLoopCpuUs: number | null;
   /** Op → milliseconds of a step; empty without `--profile`. */
   readonly opsMs: Readonly<Record<string, number>>;
 }
@@ -62,8 +63,10 @@ export async function benchStep(options: BenchStepOptions, model: string | undef
       cacheFolder: modelSettings(io.env, { cacheFolder: options.cache }).cacheFolder,
       weightsCacheLimit: 0,
       weightsMemory: 'auto',
+      perfMap: options.perfMap,
     },
     monotonicClock,
+    (text) => io.stderr.write(`${text}\n`),
   );
   try {
     const runner = new Runner(engine, options);
@@ -186,7 +189,7 @@ class Runner {
       tokens: stepTokens,
       medianMs,
       tokensPerS: (1000 * stepTokens) / medianMs,
-      eventLoopCpuUs: median(cpuUs),
+      eventLoopCpuUs: cpuUs.length > 0 ? median(cpuUs) : null,
       opsMs: profile?.medianMs() ?? {},
     };
   }
@@ -207,8 +210,4 @@ class Runner {
       group: -1,
     };
   }
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 }

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { kvCacheDtypes } from '../../engine/step/kv-cache-dtype.ts';
 
-const counts = (what: string, fallback: string) =>
+export const counts = (what: string, fallback: string) =>
   z
     .string()
     .regex(/^\d+(,\d+)*$/, 'numbers, separated by commas')
@@ -16,6 +16,7 @@ export const benchStepSchema = z.strictObject({
   prefill: counts('Measure prompts of so many tokens; 0: none.', '512'),
   steps: z.number().int().min(4).default(64).describe('Decoding steps that are timed.'),
   profile: z.boolean().default(false).describe('Show what each kind of op takes.'),
+  perfMap: z.boolean().default(false).describe('Write /tmp/perf-PID.map, so that Linux perf shows kernels by name.'),
   threads: z.number().int().min(1).optional().describe('Compute threads (default: all cores).'),
   kernels: z.enum(['auto', 'avx512', 'avx2', 'ggml']).default('auto').describe('Kernels to run.'),
   kvCacheDtype: z.enum(kvCacheDtypes).default('auto').describe('Elements of cached keys and values.'),

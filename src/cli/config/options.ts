@@ -86,6 +86,10 @@ const engineOptions = {
     .enum(['auto', 'tcp'])
     .default('auto')
     .describe('How KV goes to another instance. auto: on one host its memory is mapped, nothing is sent; else TCP.'),
+  perfMap: z
+    .boolean()
+    .default(false)
+    .describe('Write /tmp/perf-PID.map, so that Linux perf shows emitted kernels by name.'),
   kvCacheMemory: bytes.optional().describe('Size of the KV pool, such as 2GiB (default: from free memory and limits).'),
 };
 

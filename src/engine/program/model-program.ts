@@ -1,5 +1,6 @@
 // Owns a model's step programs with everything that they read and write besides weights and KV pages.
 import { invariant } from '../../common/errors.ts';
+import type { PlacedCode } from '../jit/asm/exec-memory.ts';
 import type { Isa } from '../jit/cpu-features.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
@@ -44,8 +45,8 @@ export interface PreparedStep {
 export class ModelProgram {
   readonly maxOutputs: number;
   readonly lanes: readonly StepLane[];
-  /** Emitted code, for listings and profilers. */
-  readonly kernels: ProgramSet['kernels'];
+  /** All emitted code, for profilers. */
+  readonly kernels: readonly PlacedCode[];
   readonly #activations = new Activations();
   readonly #ropes: RopeTables;
   readonly #programs: ProgramSet;
@@ -81,7 +82,7 @@ export class ModelProgram {
       return lowerModel(config, weights, emitters, buffers);
     });
     this.#programs = buildPrograms(lists);
-    this.kernels = this.#programs.kernels;
+    this.kernels = [...this.#programs.kernels, ...this.#team.kernels];
     this.lanes = lanes.map((lane, i) => {
       const program = this.#programs.programs[i];
       invariant(program, 'a program for each lane');

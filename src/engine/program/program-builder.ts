@@ -2,7 +2,7 @@
 import { invariant } from '../../common/errors.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
 import type { Address } from '../ffi/koffi.ts';
-import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
+import { type ExecutableCode, loadCode, type PlacedCode } from '../jit/asm/exec-memory.ts';
 import type { MachineCode } from '../jit/asm/program.ts';
 import { setRows } from '../jit/kernels/op.ts';
 import { programBytes, writeProgram } from '../jit/kernels/program.ts';
@@ -27,7 +27,7 @@ const LINE_BYTES = 64;
 export interface ProgramSet {
   readonly programs: readonly StepProgram[];
   /** Emitted code, for listings and profilers. */
-  readonly kernels: readonly { readonly code: MachineCode; readonly address: Address }[];
+  readonly kernels: readonly PlacedCode[];
   /** No run may follow. */
   free(): void;
 }

@@ -3,7 +3,7 @@ import { invariant } from '../../common/errors.ts';
 import { type Address, koffi } from '../ffi/koffi.ts';
 import { createThread, joinThread } from '../ffi/libc.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import { type ExecutableCode, loadCode } from '../jit/asm/exec-memory.ts';
+import { type ExecutableCode, loadCode, type PlacedCode } from '../jit/asm/exec-memory.ts';
 import {
   emitBegin,
   emitProgram,
@@ -31,6 +31,8 @@ const teamCall = koffi.proto('void xllm_team_call(uintptr_t)');
 
 export class ThreadTeam {
   readonly numThreads: number;
+  /** The team's own code, for profilers. */
+  readonly kernels: readonly PlacedCode[];
   readonly #code: ExecutableCode;
   /** The team's block, then a line per worker. */
   readonly #memory: NativeMemory;
@@ -46,8 +48,10 @@ export class ThreadTeam {
   /** Throws SystemError when the system refuses memory or executing it. */
   constructor({ numThreads, polls }: TeamOptions) {
     this.numThreads = numThreads;
-    this.#code = loadCode([emitProgram(), emitBegin(), emitWorker()]);
+    const codes = [emitProgram(), emitBegin(), emitWorker()];
+    this.#code = loadCode(codes);
     const [run, begin, work] = this.#code.addresses as [Address, Address, Address];
+    this.kernels = codes.map((code, i) => ({ code, address: this.#code.addresses[i]! }));
     this.#memory = allocateNative(TEAM_BYTES + numThreads * LINE_BYTES);
     this.#view = new DataView(this.#memory.buffer);
     this.#queued = new BigInt64Array(this.#memory.buffer, teamField.queued, 1);

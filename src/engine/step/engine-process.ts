@@ -2,7 +2,6 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { bytesOfDigests } from '../../common/block-digest.ts';
 import { type Clock, monotonicClock } from '../../common/clock.ts';
@@ -42,7 +41,8 @@ const LEASE_MS = 5_000;
 /** How late a deadline may be noticed while no step runs, and how often KV events are looked for. */
 const TICK_MS = 100;
 const DRAIN_MS = 30_000;
-const FAREWELL_MS = 50;
+/** For whoever is too slow, or gone. */
+const FAREWELL_MS = 2_000;
 /** How long a leaving instance waits for pages that others read. */
 const SETTLE_MS = 10_000;
 
@@ -127,9 +127,8 @@ export async function runEngineProcess(options: EngineProcessOptions, log: Log):
   clearInterval(tick);
   transfers.close();
   await coordinator.close();
-  // What was sent last, such as that it leaves, is to arrive before the connections end.
-  await sleep(FAREWELL_MS);
-  contract.close();
+  // What was sent last, such as that requests have moved on, is to arrive before the connections end.
+  await contract.closeGently(FAREWELL_MS);
   await loop.close();
   await options.tracer?.close();
   if (exitCode === 0) await engine.close();

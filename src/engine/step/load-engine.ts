@@ -13,15 +13,17 @@ import type { PageStore } from '../kv/spaces/page-store.ts';
 import { cacheGroups } from '../models/config.ts';
 import { loadModel, type Model } from '../models/model.ts';
 import { readModelConfig } from '../models/registry.ts';
+import { writePerfMap } from '../jit/perf-map.ts';
 import { packingFor, programObstacle } from '../program/packing.ts';
 import { createEditsBuilder } from '../sampler/edits.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import type { SchedulerLimits, SchedulingPolicy } from '../scheduler/spec.ts';
 import type { WeightsMemory } from '../weights/cache/place-weights.ts';
 import type { DTypePolicy } from '../weights/dtype-policy.ts';
-import { createExecutor } from './create-executor.ts';
+import { createExecutor, type LocalExecutor } from './create-executor.ts';
 import type { Executor } from './executor.ts';
 import { chooseKvElement, type KvCacheDtype } from './kv-cache-dtype.ts';
+import { ProgramExecutor } from './program-executor.ts';
 import { chooseKernels, type KernelChoice, type Kernels } from './kernel-choice.ts';
 
 export interface EngineLoadOptions {
@@ -51,6 +53,8 @@ export interface EngineLoadOptions {
   readonly cacheFolder: string;
   readonly weightsCacheLimit: number;
   readonly weightsMemory: WeightsMemory;
+  /** Write the map of emitted code that Linux perf reads. */
+  readonly perfMap: boolean;
 }
 
 export interface LoadedEngine {
@@ -148,6 +152,7 @@ export async function loadEngine(
     maxOutputs: maxNumOutputs,
     maxPositions: maxModelLen,
   });
+  const removePerfMap = options.perfMap ? publishKernels(executor, onWarning) : () => {};
   laps.end('kernels');
   const kv = new KvCache({
     groups,
@@ -189,11 +194,26 @@ export async function loadEngine(
     loadMs: laps.all,
     close: async () => {
       await executor.close();
+      removePerfMap();
       await preparation.published;
       space.close();
       model.close();
     },
   };
+}
+
+/** Names emitted code for perf until the returned function is called. A profile without names is better than no engine. */
+function publishKernels(executor: LocalExecutor, onWarning: (text: string) => void): () => void {
+  if (!(executor instanceof ProgramExecutor)) {
+    onWarning('there is no map for perf: ggml computes, no code is emitted');
+    return () => {};
+  }
+  try {
+    return writePerfMap(executor.kernels);
+  } catch (error) {
+    onWarning(`there is no map for perf: ${error instanceof Error ? error.message : String(error)}`);
+    return () => {};
+  }
 }
 
 export function schedulerLimits(options: EngineLoadOptions, maxModelLen: number): SchedulerLimits {

@@ -1,6 +1,7 @@
 // Owns running step plans as one emitted program: full graph mode, nothing built or allocated between steps.
 import { invariant } from '../../common/errors.ts';
 import { viewMemory } from '../ffi/koffi.ts';
+import type { PlacedCode } from '../jit/asm/exec-memory.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
 import type { ModelProgram, PreparedStep } from '../program/model-program.ts';
@@ -57,6 +58,11 @@ export class ProgramExecutor implements Executor {
       results: new Int32Array(viewMemory(results.address, maxOutputs * results.rowBytes)),
     });
     this.#results = new Map(lanes.map((lane) => [lane, view(lane)]));
+  }
+
+  /** All emitted code. */
+  get kernels(): readonly PlacedCode[] {
+    return this.#options.program.kernels;
   }
 
   /** For profilers: time stamps. */

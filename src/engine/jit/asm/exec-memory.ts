@@ -14,6 +14,12 @@ export interface ExecutableCode {
   free(): void;
 }
 
+/** Code, and where it was loaded. */
+export interface PlacedCode {
+  readonly code: MachineCode;
+  readonly address: Address;
+}
+
 /** Functions start at cache lines, which the constants behind them also rely on. */
 const ALIGNMENT = 64;
 const roundUp = (value: number, unit: number) => Math.ceil(value / unit) * unit;

@@ -39,6 +39,10 @@ export function checkShape(shape: KvShape): void {
   );
 }
 
+/** As part of a kernel's name: element, query heads and kv heads x head dim. */
+export const shapeName = ({ numHeads, numKvHeads, headDim, element, hasSoftCap }: KvShape): string =>
+  `${element}_${numHeads}_${numKvHeads}x${headDim}${hasSoftCap ? '_capped' : ''}`;
+
 /** Query heads that share a kv head. */
 export const groupOf = ({ numHeads, numKvHeads }: KvShape): number => numHeads / numKvHeads;
 

@@ -4,7 +4,7 @@ import type { Assembler } from '../asm/assembler.ts';
 import type { Frame } from '../asm/function.ts';
 import { mem } from '../asm/operands.ts';
 import type { MachineCode } from '../asm/program.ts';
-import { type Gpr, rax, xmm } from '../asm/registers.ts';
+import { type Gpr, rax } from '../asm/registers.ts';
 import type { Isa } from '../cpu-features.ts';
 import {
   checkShape,
@@ -13,11 +13,12 @@ import {
   headBytes,
   type KvShape,
   kvWriteField,
+  shapeName,
   TILE_TOKENS,
   tileElementBytes,
 } from './abi.ts';
 import { roundElements, storeAdjacent, storeApart } from './kv-element.ts';
-import { Lanes, NUM_LANES, type Wide } from './lanes.ts';
+import { Lanes, lowest, NUM_LANES, type Wide } from './lanes.ts';
 import { emitOp } from './op.ts';
 import { stepLayout } from './step-block.ts';
 
@@ -32,7 +33,7 @@ const PIECE_TOKENS = 4;
 export function emitKvWriteOp(shape: KvShape, isa: Isa): MachineCode {
   checkShape(shape);
   return emitOp(
-    `kv_write_${isa}`,
+    `kv_write_${shapeName(shape)}_${isa}`,
     ({ a, numRows }) => {
       a.mov(rax, numRows);
       a.add(rax, PIECE_TOKENS - 1);
@@ -130,7 +131,7 @@ function emitScale(
   lanes.spread(most, lanes.fold('vmaxps', most, values));
   lanes.op('vminps', most, most, lanes.constant(MOST_MAGNITUDE));
   lanes.op('vmulps', scale, most, lanes.constant(1 / 127));
-  a.vmovss(mem(scales), xmm(scale[0]?.id ?? 0));
+  a.vmovss(mem(scales), lowest(scale));
   lanes.load(scale, lanes.constant(127));
   lanes.op('vdivps', scale, scale, most);
   for (const part of new Set(inverse)) a.vmovaps(part, scale[0] ?? part);

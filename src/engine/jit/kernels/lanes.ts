@@ -163,6 +163,9 @@ export class Lanes {
   }
 }
 
+/** Lanes 0 to 3. */
+export const lowest = (wide: Wide): Vec => xmm(at(wide, 0).id);
+
 function at(wide: Wide, index: number): Vec {
   const part = wide[index];
   invariant(part, 'a wide value has a register for each part');

@@ -89,7 +89,7 @@ function emitYield(a: Assembler, saved: Gpr): void {
 
 /** `void run(void *program, u64 caller, void *team)`: all ops in order, as one thread of the team. */
 export function emitProgram(): MachineCode {
-  return emitFunction('program', 3, (a, f) => {
+  return emitFunction('team_program', 3, (a, f) => {
     const [program, callerArg, teamArg] = f.args as [Gpr, Gpr, Gpr];
     const [record, left, caller, team, header, polls] = [rbx, rbp, r12, r13, r14, r15];
     for (const register of [record, left, caller, team, header, polls]) f.take(register);
@@ -219,7 +219,7 @@ export function emitProgram(): MachineCode {
 
 /** `void begin(void *team)`: begins the next generation: workers run its program, or look whether they are to stop. */
 export function emitBegin(): MachineCode {
-  return emitFunction('begin', 1, (a, f) => {
+  return emitFunction('team_begin', 1, (a, f) => {
     const [teamArg] = f.args as [Gpr];
     const team = f.take(rbx);
     a.mov(team, teamArg);
@@ -242,7 +242,7 @@ export const workerField = { team: 0, thread: 8, signal: 16 } as const;
 
 /** `void *work(void *worker)`: a thread of the team for all its life. */
 export function emitWorker(): MachineCode {
-  return emitFunction('worker', 1, (a, f) => {
+  return emitFunction('team_worker', 1, (a, f) => {
     const [workerArg] = f.args as [Gpr];
     const [team, worker, seen, rounds, saved] = [rbx, rbp, r12, r13, r14];
     for (const register of [team, worker, seen, rounds, saved]) f.take(register);

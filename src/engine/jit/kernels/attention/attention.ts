@@ -5,7 +5,7 @@ import { mem } from '../../asm/operands.ts';
 import type { MachineCode } from '../../asm/program.ts';
 import { type Gpr, rax, rbx } from '../../asm/registers.ts';
 import type { Isa } from '../../cpu-features.ts';
-import { attentionField, checkShape, type KvShape, partialRowBytes } from '../abi.ts';
+import { attentionField, checkShape, type KvShape, partialRowBytes, shapeName } from '../abi.ts';
 import { NUM_LANES } from '../lanes.ts';
 import { emitOp } from '../op.ts';
 import { stepLayout } from '../step-block.ts';
@@ -31,7 +31,7 @@ export function emitAttentionOp(shape: KvShape, isa: Isa): MachineCode {
   const sizes = sizesOf(shape, isa);
   let c: Context | undefined;
   return emitOp(
-    `attention_${isa}`,
+    `attention_${shapeName(shape)}_${isa}`,
     ({ a, f, op, thread }) => {
       c = { a, f, isa, sizes, locals: takeLocals(f), op, scratch: f.take(rbx) };
       const { locals } = c;

@@ -28,7 +28,8 @@ export interface Blocking {
 
 const blockings: Readonly<Record<Isa, Blocking>> = {
   avx2: { numRegisters: 16, partsPerWide: 2, maxRows: 6 },
-  avx512: { numRegisters: 32, partsPerWide: 1, maxRows: 12 },
+  // Twice the rows would fit, but then their scores of a chunk leave no room for keys and values in the first cache.
+  avx512: { numRegisters: 32, partsPerWide: 1, maxRows: 6 },
 };
 
 /** Tiles of 16 positions whose scores are computed side by side, at most. */

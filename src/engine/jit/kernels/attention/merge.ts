@@ -1,9 +1,8 @@
 // Owns how a chunk joins those before it: always one by one, from left to right.
 import { type GprOrMem, type Imm, type Mem, mem } from '../../asm/operands.ts';
-import { xmm } from '../../asm/registers.ts';
 import { partialField, partialRowBytes } from '../abi.ts';
 import { emitExp2 } from '../exp2.ts';
-import { Lanes, NUM_LANES } from '../lanes.ts';
+import { Lanes, lowest, NUM_LANES } from '../lanes.ts';
 import { type Context, rowValue, withGprs } from './context.ts';
 
 /**
@@ -29,7 +28,7 @@ export function emitMerge(c: Context, firstRow: GprOrMem | Imm, numRows: Mem): v
     lanes.broadcast(keep, rowValue(c, scratch.maxima, row));
     lanes.broadcast(add, mem(chunk, field.maximum));
     lanes.op('vmaxps', maximum, keep, add);
-    a.vmovss(rowValue(c, scratch.maxima, row), xmm(maximum[0]?.id ?? 0));
+    a.vmovss(rowValue(c, scratch.maxima, row), lowest(maximum));
     lanes.op('vsubps', keep, keep, maximum);
     lanes.op('vsubps', add, add, maximum);
     emitExp2(lanes, keep, sum, part);
@@ -38,7 +37,7 @@ export function emitMerge(c: Context, firstRow: GprOrMem | Imm, numRows: Mem): v
     lanes.op('vmulps', total, total, keep);
     lanes.broadcast(part, mem(chunk, field.total));
     lanes.op('vfmadd231ps', total, part, add);
-    a.vmovss(rowValue(c, scratch.totals, row), xmm(total[0]?.id ?? 0));
+    a.vmovss(rowValue(c, scratch.totals, row), lowest(total));
     for (let d = 0; d < shape.headDim; d += NUM_LANES) {
       lanes.op('vmulps', sum, keep, mem(sums, 4 * d));
       lanes.op('vfmadd231ps', sum, add, mem(chunk, 4 * d));

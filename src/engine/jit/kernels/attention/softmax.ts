@@ -1,10 +1,10 @@
 // Owns the second phase of a chunk: scores become weights.
 import type { GprOrMem } from '../../asm/operands.ts';
 import { type Mem, mem, ripMem } from '../../asm/operands.ts';
-import { type Gpr, type Vec, xmm } from '../../asm/registers.ts';
+import type { Gpr, Vec } from '../../asm/registers.ts';
 import { attentionField, hasScales, partialField, partialRowBytes, tileElementBytes } from '../abi.ts';
 import { emitExp2, takeExp2Constants } from '../exp2.ts';
-import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
+import { Lanes, lowest, NUM_LANES, type Wide } from '../lanes.ts';
 import { type Context, emitTokenOf, LOWEST_MAX, MASKED, withGprs } from './context.ts';
 
 /**
@@ -97,7 +97,6 @@ function emitLeave({ a, sizes, locals }: Context, { column }: Columns, row: Gpr,
   a.vmovss(mem(column, field.total), sum);
 }
 
-const lowest = (wide: Wide): Vec => xmm(wide[0]?.id ?? 0);
 const at = ({ scores, column }: Columns): Mem => mem(scores, 0, { index: column, scale: 4 });
 
 /** Runs `body` for the vectors of columns [from, to); maybe not at all. */

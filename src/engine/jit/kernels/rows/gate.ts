@@ -9,8 +9,7 @@ import { type Activation, emitActivation } from '../activation.ts';
 import { Lanes, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
-
-import { RecordWriter, recordObstacle } from './records.ts';
+import { RecordWriter, recordObstacle, rowsName } from './records.ts';
 import { cutRows, emitEach16, emitRowOp, emitRowPointer, opLayout } from './row-op.ts';
 
 export interface GateOptions {
@@ -43,7 +42,7 @@ export function emitGate({ isa, activation, numFeatures: F, record }: GateOption
   const chunkFloats = chunkBlocks * BLOCK;
   const { field } = gateOp;
   return emitRowOp(
-    `gate_${activation}_${F}_${isa}`,
+    `gate_${activation}_${F}_${rowsName(record)}_${isa}`,
     cutRows(F, chunkFloats),
     ({ f }) => (record ? f.local(4 * chunkFloats + CACHE_LINE) : null),
     (o, scratch, row, chunk) => {

@@ -8,7 +8,7 @@ import type { Isa } from '../../cpu-features.ts';
 import { Lanes, NUM_LANES, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
-import { RecordWriter, recordObstacle } from './records.ts';
+import { RecordWriter, recordObstacle, rowsName } from './records.ts';
 import { cutRows, emitEach16, emitRowOp, emitRowPointer, floatsObstacle, opLayout } from './row-op.ts';
 import { emitInverseRms, emitRowSum, foldSums, takeSums } from './row-sum.ts';
 
@@ -43,7 +43,9 @@ export function emitNorm(options: NormOptions): MachineCode {
   invariant(obstacle === null, obstacle ?? '');
   const { field } = normOp;
   return emitRowOp(
-    `norm_${kind}_${D}_${isa}`,
+    ['norm', kind, D, record && rowsName(record), floats === 'none' ? null : `floats_${floats}`, isa]
+      .filter(Boolean)
+      .join('_'),
     cutRows(D),
     ({ f }) => ({ mean: sized(f.local(), 4), inverse: sized(f.local(), 4) }),
     (o, { mean, inverse }, row) => {

@@ -7,7 +7,7 @@ import type { Isa } from '../../cpu-features.ts';
 import { Lanes, type Wide } from '../lanes.ts';
 import { opMem } from '../op.ts';
 import { BLOCK, type RecordLayout, recordRowBytes } from '../product/abi.ts';
-import { RecordWriter, recordObstacle } from './records.ts';
+import { RecordWriter, recordObstacle, rowsName } from './records.ts';
 import { cutRows, emitRowOp, emitRowPointer, opLayout } from './row-op.ts';
 
 /** x F32 [M,K], its records. */
@@ -23,7 +23,7 @@ export function emitQuantise({ isa, numFeatures: K, record }: QuantiseOptions): 
   const obstacle = recordObstacle(K);
   invariant(obstacle === null, obstacle ?? '');
   return emitRowOp(
-    `quantise_${K}_${isa}`,
+    `quantise_${K}_${rowsName(record)}_${isa}`,
     cutRows(K),
     () => {},
     (o, _, row) => {

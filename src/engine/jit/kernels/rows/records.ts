@@ -19,6 +19,10 @@ export interface ValueSource {
   readonly factor: Mem | null;
 }
 
+/** As part of a kernel's name. */
+export const rowsName = (record: RecordLayout | null): string =>
+  record === null ? 'floats' : record.isFine ? 'fine_records' : 'records';
+
 /** imm8 of vrangeps: the larger magnitude, sign cleared. */
 const LARGER_MAGNITUDE = 0b1011;
 const FINE_SHIFT = 8; // FINE_BASE = 2^8 - 1

@@ -61,7 +61,7 @@ export function emitRope(options: RopeOptions): MachineCode {
   const { field } = ropeOp;
   const rowBytes = ropeRowBytes(rotaryDim);
   return emitRowOp(
-    `rope_${pairs}_${K}_${isa}`,
+    `rope_${pairs}_${numHeads}_${numKvHeads}x${K}${headNormEps === null ? '' : '_normed'}_${isa}`,
     cutRows((numHeads + numKvHeads) * K),
     // Cosines and sines of a row, each twice: as vectors of adjacent pairs want them.
     ({ f }) => (pairs === 'adjacent' ? f.local(2 * rowBytes + CACHE_LINE) : null),
