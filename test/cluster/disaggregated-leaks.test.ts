@@ -65,14 +65,14 @@ describe.each([
           const seed = 900 + round * perRound + i;
           const length = pick(3) === 0 ? 1_500 : 20 + pick(200);
           const prompt = Array.from({ length }, () => 100 + pick(40_000));
-          return vanish({ ...randomRequest(seed), prompt, max_tokens: 200, stream: true }, pick(1_500));
+          return vanish({ ...randomRequest(seed), prompt, max_tokens: 200, stream: true }, pick(2_500));
         }),
       );
     }
     const startMs = performance.now();
     await untilIdle(cluster.url);
     console.log(`all came back after ${Math.round(performance.now() - startMs)} ms`);
-    expect(await metric(cluster.url, 'xllm:handoff_out_total')).toBeGreaterThan(NUM_CLIENTS / 4);
+    expect(await metric(cluster.url, 'xllm:handoff_out_total')).toBeGreaterThan(NUM_CLIENTS / 10);
     await eventually(() => numDescriptors() === descriptors, `as many descriptors as before: ${descriptors}`);
     expect(contentOf(await ask(cluster.url, probe))).toEqual(contentOf(before));
   }, 300_000);

@@ -62,3 +62,45 @@ describe.each(Object.entries(setUps))('%s', (_, { pd, args }) => {
     expect(routed?.detail['handOffTo']).toMatch(/^decode-/);
   }, 300_000);
 });
+
+test('a decode instance that is drained while it still reads pages of others', async () => {
+  // Blocks so large that a sequence writes in the source's page for long.
+  const large = ['--block-size', '128', '--routing-policy', 'round-robin'];
+  const cluster = await startCluster('1:2', '--time-scale', '0.5', ...large);
+  const long = Array.from({ length: 16 }, (_, i) => ({
+    prompt: Array.from({ length: 50 + 7 * i }, (__, at) => 100 + ((i * 991 + at * 31) % 40_000)),
+    max_tokens: 120,
+    temperature: 0.8,
+    seed: i,
+    ignore_eos: true,
+    stream: true,
+  }));
+  const alone = await startCluster(1, '--time-scale', '0.05');
+  const wanted = await Promise.all(long.map((body) => ask(alone.url, body)));
+  await alone.stop();
+  const drain = async () =>
+    fetch(`${cluster.url}/v1/cluster/drain`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"instance":"decode-0"}',
+    });
+  const drains: Promise<Response>[] = [];
+  let numEvents = 0;
+  const answers = await Promise.all(
+    long.map((body) =>
+      ask(cluster.url, body, {
+        onEvent: () => {
+          // Some have just been handed over, some are about to be.
+          if (++numEvents === 20) drains.push(drain());
+        },
+      }),
+    ),
+  );
+  expect((await drains[0])?.status).toBe(200);
+  answers.forEach((answer, i) => expect(contentOf(answer), `request ${i}`).toEqual(contentOf(wanted[i]!)));
+  await untilIdle(cluster.url);
+  // They moved, and were not lost and recovered.
+  expect(await metric(cluster.url, 'xllm:request_recoveries_total')).toBe(0);
+  expect(await metric(cluster.url, 'xllm:request_migrations_total')).toBeGreaterThan(0);
+  await cluster.stop();
+}, 120_000);

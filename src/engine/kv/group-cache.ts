@@ -165,7 +165,7 @@ export class GroupCache {
 
   takeDropped(): number[] {
     const dropped = this.#dropped;
-    if (dropped.length > 0) this.#dropped = [];
+    this.#dropped = [];
     return dropped;
   }
 

@@ -116,8 +116,20 @@ class World {
     if (held) this.target.free(held.kv);
   }
 
+  /** Fetched, and given back later: a step may still read them. */
+  readonly fetched: number[][][] = [];
+
+  fetch(): void {
+    this.fetched.push(this.target.exchange.takeDropped());
+  }
+
   giveBack(): void {
-    this.target.exchange.takeDropped().forEach((pages, g) => {
+    this.fetch();
+    for (const pages of this.fetched.splice(0)) this.#giveBack(pages);
+  }
+
+  #giveBack(pagesOf: readonly number[][]): void {
+    pagesOf.forEach((pages, g) => {
       for (const page of pages) {
         expect(isForeign(page)).toBe(true);
         const at = this.out.findIndex((one) => one.group === g && one.page === indexOf(page));
@@ -149,6 +161,7 @@ const operation = fc.oneof(
       'copy' as const,
       'spoil' as const,
       'end' as const,
+      'fetch' as const,
       'return' as const,
     ),
     a: fc.nat(20),
@@ -170,6 +183,7 @@ test.each([
         else if (type === 'decode') world.decode(a);
         else if (type === 'copy') world.copy(a, true);
         else if (type === 'spoil') world.copy(a, false);
+        else if (type === 'fetch') world.fetch();
         else if (type === 'end') world.end(a);
         else world.giveBack();
         world.check();

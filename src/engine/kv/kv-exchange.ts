@@ -89,6 +89,11 @@ export class KvExchange {
     });
   }
 
+  /** First block that a token after `numTokens` others reads. */
+  firstRead(group: number, numTokens: number): number {
+    return this.#groups[group]?.firstBlockRead(numTokens) ?? 0;
+  }
+
   /** The pages stay as they are until `takeBack`, whatever becomes of their sequence. */
   lend(runs: readonly BlockRun[]): void {
     runs.forEach(({ pages }, g) => {

@@ -1,7 +1,7 @@
 // Owns the memory of the timed device's pages: a memory file, so that paired instances read each other's as real ones do.
 import { viewMemory } from '../ffi/koffi.ts';
 import { closeFd, ftruncate, MAP, memfdCreate, mmap, munmap, PROT } from '../ffi/libc.ts';
-import { describePool } from '../kv/spaces/foreign-pool.ts';
+import { describePool, poolName } from '../kv/spaces/foreign-pool.ts';
 import { ForeignPools } from '../kv/spaces/foreign-pools.ts';
 import type { PageStore, PoolFile } from '../kv/spaces/page-store.ts';
 import { TimedPages, timedPageBytes } from './timed-pages.ts';
@@ -82,7 +82,7 @@ export class TimedStore implements PageStore {
 
 function fileMemory(numPages: number, pageBytes: number): Memory {
   const numBytes = numPages * pageBytes;
-  const fd = memfdCreate('xllm-timed-kv');
+  const fd = memfdCreate(`${poolName}-timed`);
   ftruncate(fd, numBytes);
   const address = mmap(numBytes, { prot: PROT.read | PROT.write, flags: MAP.shared, fd });
   return {

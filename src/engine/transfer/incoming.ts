@@ -344,13 +344,14 @@ export class Incoming implements TargetPairingHost {
     for (const [g, group] of groups.entries()) {
       const isShort = group.firstBlock + group.numBlocks !== numBlocks;
       if (isShort && !(group.numBlocks === 0 && numHeld >= numBlocks)) return 'blocks are missing';
+      // Only a sliding window leaves blocks out, and only what was lacking comes by page.
+      const firstWanted = Math.max(numHeld, kv.exchange.firstRead(g, numComputed));
+      if (group.numBlocks > 0 && group.firstBlock > firstWanted) return 'blocks are missing';
       if (pairing.pool === 0) continue;
+      if (group.numBlocks > 0 && group.firstBlock < firstWanted) return 'blocks come that were not lacking';
       if (group.pages.length !== 4 * group.numBlocks) return 'pages is not as long as it says';
       const limit = pairing.numPages[g] ?? 0;
       if (int32OfBytes(group.pages).some((page) => page < 0 || page >= limit)) return 'there is no such page';
-      const end = reservation.kv.lists[g]?.numBlocks ?? 0;
-      // Only a sliding window leaves blocks out.
-      if (group.numBlocks > 0 && group.firstBlock < end) return 'blocks come that were not lacking';
     }
     return null;
   }

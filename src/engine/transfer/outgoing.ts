@@ -323,6 +323,8 @@ export class Outgoing {
       if (sequence && transfer.isLive) this.#turn(transfer, 'kept');
       return;
     }
+    // What it runs on is not all ours yet: it is copied as it decodes on.
+    if (kv.exchange.hasForeign(sequence.kv)) return;
     if (!transport.lends) {
       const end = Math.floor(sequence.numComputed / kv.blockTokens);
       if (end > transfer.nextBlock) this.#push(transfer, transport, sequence, end * kv.blockTokens);

@@ -1,5 +1,5 @@
 // Owns mapping another process's pool: opened through /proc, recognised by what fstat says, mapped whole.
-import { closeSync, constants, fstatSync, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readlinkSync } from 'node:fs';
 import { XllmError } from '../../../common/errors.ts';
 import type { Address } from '../../ffi/koffi.ts';
 import { MAP, mmap, munmap, PROT } from '../../ffi/libc.ts';
@@ -12,6 +12,8 @@ import type { PoolFile } from './page-store.ts';
  * travel over TCP. Device and inode tell whether the number still means the file that was named.
  */
 
+/** Memory files of pools are named so: nothing else is ever mapped. */
+export const poolName = 'xllm-kv';
 const hugeBytes = 2 << 20;
 
 export interface ForeignPool {
@@ -32,6 +34,8 @@ export function mapForeignPool(file: PoolFile): ForeignPool {
   const fd = openSync(path, constants.O_RDWR);
   try {
     const { dev, ino, size } = fstatSync(fd, { bigint: true });
+    if (!readlinkSync(path).startsWith(`/memfd:${poolName}`) || file.numPages * file.pageBytes > file.numBytes)
+      throw new XllmError('internal_error', `${path} is no pool`);
     if (dev !== file.device || ino !== file.inode || size !== BigInt(file.numBytes))
       throw new XllmError('internal_error', `${path} is not the pool that was named`);
     // Aligned as the source's own mapping is, so that its huge pages are huge here too.

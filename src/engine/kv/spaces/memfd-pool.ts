@@ -15,7 +15,7 @@ import {
   PROT,
   SystemError,
 } from '../../ffi/libc.ts';
-import { describePool } from './foreign-pool.ts';
+import { describePool, poolName } from './foreign-pool.ts';
 import type { PoolFile } from './page-store.ts';
 import type { PoolGrowth, PoolMemory } from './pool-memory.ts';
 
@@ -48,7 +48,7 @@ export class MemfdPool implements PoolMemory {
     this.#pageBytes = pageBytes;
     this.#growth = growth;
     this.#numBytes = Math.ceil((numPages * pageBytes) / hugeBytes) * hugeBytes;
-    this.fd = memfdCreate('xllm-kv');
+    this.fd = memfdCreate(poolName);
     ftruncate(this.fd, this.#numBytes);
     this.file = describePool(this.fd, this.#numBytes, pageBytes, numPages);
     // Huge pages want equal alignment of file and address.
