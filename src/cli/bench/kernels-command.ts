@@ -4,9 +4,9 @@ import { availableParallelism } from 'node:os';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { XllmError } from '../../common/errors.ts';
 import { openGgml } from '../../engine/ffi/ggml.ts';
-import { canExecute } from '../../engine/jit/asm/exec-memory.ts';
 import { listing } from '../../engine/jit/asm/text.ts';
-import { type Isa, supportedIsas } from '../../engine/jit/cpu-features.ts';
+import type { Isa } from '../../engine/jit/cpu-features.ts';
+import { chooseKernels } from '../../engine/step/kernel-choice.ts';
 import type { BenchIo } from './io.ts';
 import { kvCases } from './kernels/attention.ts';
 import { cacheReadCase } from './kernels/cache-read.ts';
@@ -14,7 +14,7 @@ import type { KernelCase } from './kernels/case.ts';
 import { type Measured, Measurer } from './kernels/measure.ts';
 import { type MeasuredModel, measuredModels } from './kernels/models.ts';
 import { productCases } from './kernels/products.ts';
-import { bestPeaks, figuresOf, kernelTable, type Peaks } from './kernels/report.ts';
+import { bestPeaks, describePeaks, figuresOf, kernelTable, type Peaks } from './kernels/report.ts';
 import { rowCases } from './kernels/rows.ts';
 import type { BenchKernelsOptions } from './kernels-options.ts';
 import { describeMachine, readCpuinfo, sourceCommit } from './machine.ts';
@@ -41,41 +41,35 @@ export async function benchKernels(options: BenchKernelsOptions, io: BenchIo): P
   const before = measurePeaks(measurer, numThreads);
   const measured: (readonly [KernelCase, Measured])[] = [];
   for (const [i, each] of cases.entries()) {
-    io.stderr.write(
-      `${io.stderr.isTTY ? '\r\x1b[K' : ''}${i + 1} of ${cases.length}: ${lineOf(each)}${io.stderr.isTTY ? '' : '\n'}`,
-    );
+    showProgress(io, `${i + 1} of ${cases.length}: ${lineOf(each)}`);
     measured.push([each, measurer.measure(each)]);
     // Measuring keeps the event loop busy: Ctrl-C is heard in between.
     await nextTurn();
     if (io.signal.aborted) break;
   }
-  if (io.stderr.isTTY) io.stderr.write('\r\x1b[K');
+  showProgress(io, '');
   const peaks = bestPeaks(before, measurePeaks(measurer, numThreads));
   const figures = measured.map(([each, times]) => figuresOf(each, times, peaks));
   const machine = describeMachine(readCpuinfo());
-  const { int8Gops, f32Gflops, memoryReadGBs, cacheReadGBs } = peaks;
-  const bounds = [
-    `${int8Gops.toFixed(0)} int8 GOPS`,
-    `${f32Gflops.toFixed(0)} f32 GFLOPS`,
-    `${memoryReadGBs.toFixed(1)} GB/s from memory`,
-    `${cacheReadGBs.toFixed(0)} GB/s from the caches`,
-  ];
-  const versions = ggml ? `; ggml ${ggml.version} (${ggml.variant})` : '';
-  io.stdout.write(`${machine.cpu}, ${numThreads} threads, ${isa}: ${bounds.join(', ')}${versions}\n`);
+  const ggmlName = ggml && `${ggml.version} (${ggml.variant})`;
+  io.stdout.write(`${machine.cpu}, ${numThreads} threads, ${isa}: ${describePeaks(peaks)}; ggml ${ggmlName ?? '-'}\n`);
   io.stdout.write(kernelTable(figures, io.stdout.isTTY === true));
   if (options.json === undefined) return;
   const result = { kind: 'kernels', date: new Date().toISOString(), commit: sourceCommit(), machine };
-  const of = { isa, threads: numThreads, rounds: options.rounds, ggml: ggml && `${ggml.version} (${ggml.variant})` };
+  const of = { isa, threads: numThreads, rounds: options.rounds, ggml: ggmlName };
   writeFileSync(options.json, `${JSON.stringify({ ...result, ...of, peaks, figures }, null, 2)}\n`);
 }
 
-function isaOf(kernels: BenchKernelsOptions['kernels']): Isa {
-  const probe = canExecute();
-  if (!probe.ok) throw new XllmError('native_unavailable', `no kernels can be emitted: ${probe.reason}`);
-  const isas = supportedIsas();
-  const isa = kernels === 'auto' ? isas[0] : isas.find((each) => each === kernels);
-  if (!isa) throw new XllmError('native_unavailable', `this CPU lacks ${kernels === 'auto' ? 'AVX2' : kernels}`);
-  return isa;
+/** On a terminal the line is written over. */
+function showProgress({ stderr }: BenchIo, text: string): void {
+  if (stderr.isTTY) stderr.write(`\r\x1b[K${text}`);
+  else if (text !== '') stderr.write(`${text}\n`);
+}
+
+function isaOf(wanted: BenchKernelsOptions['kernels']): Isa {
+  const { kernels, reason } = chooseKernels(wanted, null);
+  if (kernels === 'ggml') throw new XllmError('native_unavailable', `no kernels can be emitted: ${reason}`);
+  return kernels;
 }
 
 const lineOf = ({ kernel, model, shape, rows }: KernelCase) => `${kernel} ${model} ${shape} ${rows}`;

@@ -1,8 +1,7 @@
 // `xllm bench kernels`: every case runs beside ggml, figures say what they mean, listings are found by name.
 import { expect, describe, it } from 'vitest';
 import { openGgml } from '../../engine/ffi/ggml.ts';
-import { canExecute } from '../../engine/jit/asm/exec-memory.ts';
-import { supportedIsas } from '../../engine/jit/cpu-features.ts';
+import { chooseKernels } from '../../engine/step/kernel-choice.ts';
 import type { KernelCase } from './kernels/case.ts';
 import { Measurer } from './kernels/measure.ts';
 import type { MeasuredModel } from './kernels/models.ts';
@@ -21,10 +20,11 @@ const tiny: MeasuredModel = {
   ropePairs: 'halves',
   hasHeadNorms: true,
 };
-const [isa] = canExecute().ok ? supportedIsas() : [];
+const { kernels } = chooseKernels('auto', null);
 
-it.runIf(isa !== undefined)('measures every kind of kernel, and ggml where it has the same', () => {
-  using measurer = new Measurer({ isa: isa ?? 'avx2', numThreads: 2, ggml: openGgml(), rounds: 1 });
+it.skipIf(kernels === 'ggml')('measures every kind of kernel, and ggml where it has the same', () => {
+  if (kernels === 'ggml') return;
+  using measurer = new Measurer({ isa: kernels, numThreads: 2, ggml: openGgml(), rounds: 1 });
   for (const each of casesOf([tiny], [1, 16, 512])) {
     const { us, ggmlUs } = measurer.measure(each);
     // On a busy machine what is small beside starting it may seem to take no time at all.

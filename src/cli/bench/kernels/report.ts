@@ -70,6 +70,14 @@ export const bestPeaks = (a: Peaks, b: Peaks): Peaks => ({
   cacheReadGBs: Math.max(a.cacheReadGBs, b.cacheReadGBs),
 });
 
+export const describePeaks = ({ int8Gops, f32Gflops, memoryReadGBs, cacheReadGBs }: Peaks): string =>
+  [
+    `${int8Gops.toFixed(0)} int8 GOPS`,
+    `${f32Gflops.toFixed(0)} f32 GFLOPS`,
+    `${memoryReadGBs.toFixed(1)} GB/s from memory`,
+    `${cacheReadGBs.toFixed(0)} GB/s from the caches`,
+  ].join(', ');
+
 const header = ['kernel', 'model', 'shape', 'rows', 'us', 'GOPS', 'GB/s', '% of', 'bound', 'ggml us', 'ratio'];
 
 export function kernelTable(figures: readonly KernelFigures[], isStyled: boolean): string {
