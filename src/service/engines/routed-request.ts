@@ -266,9 +266,7 @@ export class RoutedRequest {
     for (const choice of this.#choices) choice.numToSkip = choice.numPromptLogprobs;
     const message = this.#message(attempt, open, decision, span);
     const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-    const onGoneOn = (pauseMs: number) => {
-      if (this.#attempt === attempt) this.#goneOn(pauseMs);
-    };
+    const onGoneOn = (pauseMs: number) => this.#attempt === attempt && this.#goneOn(pauseMs);
     const submitted = this.#host.submit(decision, message, { onDelta, onGoneOn });
     const { promise: superseded, resolve } = Promise.withResolvers<null>();
     this.#supersede = () => resolve(null);
@@ -276,9 +274,7 @@ export class RoutedRequest {
     endRoute(span, decision, result && isRefusal(result) ? result : null);
     if (!result || this.#attempt !== attempt || this.#isEnded) {
       // It was lost, or its client went, while it was being sent. An instance that stands still may answer much later.
-      void submitted.then((late) => {
-        if (!isRefusal(late)) late.abort();
-      });
+      void submitted.then((late) => isRefusal(late) || late.abort());
       return null;
     }
     if (isRefusal(result)) return result;
