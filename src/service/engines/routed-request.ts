@@ -72,6 +72,8 @@ export class RoutedRequest {
   #isAdmitted = false;
   /** The present attempt has gone from a prefill to a decode instance. */
   #isHandedOff = false;
+  /** The attempt that is being sent is over before it was answered. */
+  #supersede: () => void = () => {};
   #isPaused = false;
   #isEnded = false;
   readonly #timer: NodeJS.Timeout;
@@ -269,14 +271,15 @@ export class RoutedRequest {
     for (const choice of this.#choices) choice.numToSkip = choice.numPromptLogprobs;
     const message = this.#message(attempt, open, decision, span);
     const onDelta = (delta: EngineDelta) => this.#receive(attempt, delta, decision, sentMs);
-    const onGoneOn = (pauseMs: number) => {
-      if (this.#attempt === attempt) this.#goneOn(pauseMs);
-    };
-    const result = await this.#host.submit(decision, message, { onDelta, onGoneOn });
-    endRoute(span, decision, isRefusal(result) ? result : null);
-    if (this.#attempt !== attempt || this.#isEnded) {
-      // It was lost, or its client went, while it was being sent.
-      if (!isRefusal(result)) result.abort();
+    const onGoneOn = (pauseMs: number) => this.#attempt === attempt && this.#goneOn(pauseMs);
+    const submitted = this.#host.submit(decision, message, { onDelta, onGoneOn });
+    const { promise: superseded, resolve } = Promise.withResolvers<null>();
+    this.#supersede = () => resolve(null);
+    const result = await Promise.race([submitted, superseded]);
+    endRoute(span, decision, result && isRefusal(result) ? result : null);
+    if (!result || this.#attempt !== attempt || this.#isEnded) {
+      // It was lost, or its client went, while it was being sent. An instance that stands still may answer much later.
+      void submitted.then((late) => isRefusal(late) || late.abort());
       return null;
     }
     if (isRefusal(result)) return result;
@@ -413,6 +416,7 @@ export class RoutedRequest {
     this.#note('lost', { why, numTokens: this.#choices.map(({ numTokens }) => numTokens) });
     this.request.span?.event('lost', { 'xllm.instance': lostOn ?? '', 'xllm.reason': why });
     this.#attempt = ++this.#numAttempts;
+    this.#supersede();
     // The other instance of a pair may still have its part.
     this.#handle?.abort();
     this.#handle = null;
@@ -476,6 +480,7 @@ export class RoutedRequest {
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
+    this.#supersede();
     clearTimeout(this.#timer);
     this.#cancelMove?.();
     this.#host.ended(this);
