@@ -319,8 +319,9 @@ export class Outgoing {
     if (transfer.state !== 'moving' || !transport) return;
     const sequence = scheduler.moving(transfer.id);
     if (!sequence?.kv) {
-      // Preempted: it has to be computed anew before it could be held.
-      if (sequence && transfer.isLive) this.#turn(transfer, 'kept');
+      // Preempted, and not just waiting for its first row: it would have to be computed anew before it could be held.
+      const hasBegun = sequence && sequence.generatedIds.length > sequence.spec.generatedIds.length;
+      if (sequence && (transfer.isLive || hasBegun)) this.#turn(transfer, 'kept');
       return;
     }
     // What it runs on is not all ours yet: it is copied as it decodes on.
