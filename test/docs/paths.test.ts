@@ -11,7 +11,9 @@ const files = output('git', ['ls-files', '-co', '--exclude-standard']).split('\n
 /** Inline code and fenced blocks: the places where a word with a slash is a path. */
 function codeOf(markdown: string): string[] {
   const blocks = [...markdown.matchAll(/^ *```.*\n([^]*?)^ *```/gm)].map(([, block = '']) => block);
-  const inline = [...markdown.replaceAll(/^ *```[^]*?^ *```/gm, '').matchAll(/`([^`]+)`/g)].map(([, code = '']) => code);
+  const inline = [...markdown.replaceAll(/^ *```[^]*?^ *```/gm, '').matchAll(/`([^`]+)`/g)].map(
+    ([, code = '']) => code,
+  );
   return [...blocks, ...inline];
 }
 

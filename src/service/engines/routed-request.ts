@@ -12,13 +12,6 @@ import type { RequestEvent } from './request-log.ts';
 import { deadlineRefusal, isPassing, maxLosses, noInstance, tookTwoDown } from './routing-refusals.ts';
 import type { AttemptEvents, AttemptHandle } from './running-attempt.ts';
 
-/** What becomes of an attempt. */
-export interface AttemptListener {
-  readonly onDelta: (delta: EngineDelta) => void;
-  /** The decode instance has said its first token, so long after the prefill instance said its own. */
-  readonly onHandOff: (ms: number) => void;
-}
-
 /** What a routed request needs of its surroundings. */
 export interface RoutingHost {
   nowMs(): number;
