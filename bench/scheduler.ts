@@ -1,5 +1,6 @@
 // Measures what a step costs the event loop: plan and commit of decoding sequences, without executing anything.
 // Run: node bench/scheduler.ts [sequences] [context tokens]
+import { ordinarySequence } from '../src/engine/scheduler/spec.ts';
 import { median } from '../src/cli/bench/metrics.ts';
 import { KvCache } from '../src/engine/kv/kv-cache.ts';
 import type { StepOutput, StepPlan } from '../src/engine/scheduler/plan.ts';
@@ -46,16 +47,11 @@ function measure(isAsync: boolean, numRangeSlots: number): { planUs: number; com
   for (let id = 0; id < numSequences; id++) {
     scheduler.add(
       {
+        ...ordinarySequence,
         id,
         promptIds: Int32Array.from({ length: contextTokens }, (_, i) => 1 + ((id + i) % 1000)),
-        generatedIds: new Int32Array(0),
         params: { ...greedyParams, maxTokens: 2 * numSteps },
         seed: 1n,
-        priority: 0,
-        offline: false,
-        cacheSalt: '',
-        deadlineMs: Number.POSITIVE_INFINITY,
-        group: -1,
       },
       0,
     );

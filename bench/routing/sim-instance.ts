@@ -6,7 +6,7 @@ import { KvCache } from '../../src/engine/kv/kv-cache.ts';
 import type { StepOutput, StepPlan } from '../../src/engine/scheduler/plan.ts';
 import { greedyParams } from '../../src/engine/scheduler/sampling-params.ts';
 import { Scheduler } from '../../src/engine/scheduler/scheduler.ts';
-import type { SequenceUpdate } from '../../src/engine/scheduler/spec.ts';
+import { ordinarySequence, type SequenceUpdate } from '../../src/engine/scheduler/spec.ts';
 import { shapeOfPlan } from '../../src/engine/scheduler/step-shape.ts';
 
 export interface SimInstanceOptions {
@@ -81,16 +81,10 @@ export class SimInstance {
     const params = { ...greedyParams, maxTokens };
     const refusal = this.#scheduler.add(
       {
+        ...ordinarySequence,
         id,
         promptIds,
-        generatedIds: new Int32Array(0),
         params,
-        seed: 0n,
-        priority: 0,
-        offline: false,
-        cacheSalt: '',
-        deadlineMs: Number.POSITIVE_INFINITY,
-        group: -1,
       },
       nowMs,
     );

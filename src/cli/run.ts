@@ -3,7 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { isRefusal, XllmError } from '../common/errors.ts';
 import { createLog } from '../common/log.ts';
 import { SamplingSchema } from '../contract/generated/xllm_pb.js';
-import type { EngineDelta } from '../service/engine-client.ts';
+import { type EngineDelta, ordinaryRequest } from '../service/engine-client.ts';
 import { defaultHealthLimits } from '../service/registry/instance-state.ts';
 import { defaultRouting } from '../service/engines/routed-engine.ts';
 import { createTextService } from '../service/text/create-text-service.ts';
@@ -42,6 +42,7 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
     const decoder = text.createStreamDecoder({ skipSpecialTokens: true });
     const handle = await local.engine.submit(
       {
+        ...ordinaryRequest,
         requestId: 'run',
         model: name,
         promptIds,
@@ -54,13 +55,6 @@ export async function run(options: OptionsOf<'run'>, args: readonly string[]): P
         }),
         maxTokens: Math.max(1, Math.min(options.maxTokens, maxModelLen - promptIds.length)),
         seeds: [BigInt(options.seed ?? Math.floor(Math.random() * 2 ** 48))],
-        priority: 0,
-        offline: false,
-        cacheSalt: '',
-        deadlineMs: 0,
-        sessionKey: '',
-        ttftSloMs: 0,
-        tpotSloMs: 0,
       },
       (delta) => {
         writeDelta(delta, decoder.push.bind(decoder));

@@ -2,7 +2,7 @@
 import { noop } from 'cockatiel';
 import { Etcd3, type IEvent, type IKeyValue } from 'etcd3';
 import { channelOptions } from '../contract/protocol.ts';
-import { type Condition, CoordinatorUnavailable, type KeyValue, type WatchEvent } from './coordinator.ts';
+import type { Condition, KeyValue, WatchEvent } from './coordinator.ts';
 import type { StoreHealth } from './store-health.ts';
 
 export interface EtcdOptions {
@@ -150,17 +150,8 @@ export class EtcdCalls {
     }
   }
 
-  async #ask<T>(call: () => Promise<T>): Promise<T> {
-    try {
-      const reply = await call();
-      this.#health.succeeded();
-      return reply;
-    } catch (error) {
-      // What is said of a lease is an answer.
-      if (error instanceof Error && error.name === 'EtcdLeaseInvalidError') throw error;
-      this.#health.failed(error);
-      throw new CoordinatorUnavailable(error instanceof Error ? error.message : String(error));
-    }
+  #ask<T>(call: () => Promise<T>): Promise<T> {
+    return this.#health.judge(call, isOfLease);
   }
 
   #key(key: string): Buffer {
@@ -187,4 +178,9 @@ export class EtcdCalls {
     const isDelete = String(type) === 'Delete' || String(type) === 'DELETE' || String(type) === '1';
     return isDelete ? { kind: 'delete', key: entry.key, revision: entry.revision } : { kind: 'put', ...entry };
   }
+}
+
+/** What is said of a lease is an answer. */
+function isOfLease(error: unknown): boolean {
+  return error instanceof Error && error.name === 'EtcdLeaseInvalidError';
 }

@@ -127,7 +127,7 @@ export class RemoteCoordinator implements Coordinator, ElectionStore {
   }
 
   async get(key: string): Promise<KeyValue | null> {
-    const { found } = await this.#ask(() =>
+    const { found } = await this.#health.judge(() =>
       this.#client.call('get', create(GetRequestSchema, { key }), CALL_DEADLINE_MS),
     );
     return found ? { key: found.key, value: found.value, revision: Number(found.revision) } : null;
@@ -141,7 +141,7 @@ export class RemoteCoordinator implements Coordinator, ElectionStore {
         create(KeyConditionSchema, { key: condition.key, revision: BigInt(condition.revision) }),
       ),
     });
-    const { revision } = await this.#ask(() => this.#client.call('compareAndSet', request, CALL_DEADLINE_MS));
+    const { revision } = await this.#health.judge(() => this.#client.call('compareAndSet', request, CALL_DEADLINE_MS));
     return revision === 0n ? null : Number(revision);
   }
 
@@ -207,17 +207,6 @@ export class RemoteCoordinator implements Coordinator, ElectionStore {
     for (const campaign of this.#campaigns) await campaign.resign();
     for (const stop of this.#stops) stop();
     this.#client.close();
-  }
-
-  async #ask<T>(call: () => Promise<T>): Promise<T> {
-    try {
-      const reply = await call();
-      this.#health.succeeded();
-      return reply;
-    } catch (error) {
-      this.#health.failed(error);
-      throw new CoordinatorUnavailable(error instanceof Error ? error.message : String(error));
-    }
   }
 }
 

@@ -39,6 +39,17 @@ export interface EngineRequest {
   readonly span?: Span;
 }
 
+/** What most requests are: online, with the shared cache, without a deadline, a session or objectives. */
+export const ordinaryRequest = {
+  priority: 0,
+  offline: false,
+  cacheSalt: '',
+  deadlineMs: 0,
+  sessionKey: '',
+  ttftSloMs: 0,
+  tpotSloMs: 0,
+} as const satisfies Partial<EngineRequest>;
+
 export interface TokenLogprob {
   readonly tokenId: number;
   readonly logprob: number;

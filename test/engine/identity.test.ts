@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { monotonicClock } from '../../src/common/clock.ts';
 import { type EngineLoadOptions, loadEngine } from '../../src/engine/step/load-engine.ts';
 import { StepLoop } from '../../src/engine/step/step-loop.ts';
-import type { SequenceSpec, SequenceUpdate } from '../../src/engine/scheduler/spec.ts';
+import { ordinarySequence, type SequenceSpec, type SequenceUpdate } from '../../src/engine/scheduler/spec.ts';
 import { resolveModel } from '../../src/files/resolve/resolve-model.ts';
 import { modelSettings } from '../../src/files/resolve/settings.ts';
 import { counts, root } from '../support/server.ts';
@@ -74,9 +74,9 @@ function randomRequests(
     const promptIds = next() < 1 / 3 ? [...shared, ...own].slice(0, maxPrompt) : own;
     const isSampled = next() < 0.5;
     return {
+      ...ordinarySequence,
       id,
       promptIds: Int32Array.from(promptIds),
-      generatedIds: new Int32Array(0),
       params: {
         temperature: isSampled ? 0.5 + next() : 0,
         topK: next() < 0.3 ? 1 + Math.floor(next() * 50) : 0,
@@ -94,11 +94,7 @@ function randomRequests(
         numPromptLogprobs: -1,
       },
       seed: BigInt(Math.floor(next() * 2 ** 52)),
-      priority: 0,
       offline: next() < 0.2,
-      cacheSalt: '',
-      deadlineMs: Number.POSITIVE_INFINITY,
-      group: -1,
     };
   });
 }

@@ -2,6 +2,7 @@
 // requests give equal answers and unequal ones almost never do. It can delay, refuse, pause and die.
 import { create } from '@bufbuild/protobuf';
 import type { Refusal } from '../../src/common/errors.ts';
+import { emptyDelta } from '../../src/service/engines/delta-codec.ts';
 import { int32OfBytes } from '../../src/contract/codec.ts';
 import { type StatusReply, StatusReplySchema } from '../../src/contract/generated/xllm_pb.js';
 import type {
@@ -34,8 +35,6 @@ interface Running {
   readonly choices: Map<number, { hash: number; numTokens: number }>;
   isPaused: boolean;
 }
-
-const empty = new Int32Array(0);
 
 export class FakeEngine implements EngineClient {
   readonly #options: Required<Omit<FakeEngineOptions, 'refuse' | 'script'>> & FakeEngineOptions;
@@ -116,7 +115,11 @@ export class FakeEngine implements EngineClient {
     this.#model = null;
     for (const { choices, onDelta } of lost) {
       for (const choice of choices.keys()) {
-        onDelta({ ...blank(choice), finish: 'error', error: { refused: 'engine_lost', message: 'the engine died' } });
+        onDelta({
+          ...emptyDelta(choice),
+          finish: 'error',
+          error: { refused: 'engine_lost', message: 'the engine died' },
+        });
       }
     }
   }
@@ -162,7 +165,7 @@ export class FakeEngine implements EngineClient {
         if (!running) return;
         for (const index of choice === undefined ? [...running.choices.keys()] : [choice]) {
           if (!running.choices.delete(index)) continue;
-          queueMicrotask(() => running.onDelta({ ...blank(index), finish: 'abort' }));
+          queueMicrotask(() => running.onDelta({ ...emptyDelta(index), finish: 'abort' }));
         }
         if (running.choices.size === 0) this.#running.delete(requestId);
       },
@@ -228,7 +231,7 @@ export class FakeEngine implements EngineClient {
     }
     const wantsPrompt = isFirst && sampling.numPromptLogprobs >= 0;
     return {
-      ...blank(choice),
+      ...emptyDelta(choice),
       tokenIds: Int32Array.from(tokenIds),
       logprobs,
       promptLogprobs: wantsPrompt ? [...promptIds].slice(1).map((id) => logprobOf(id, sampling.numPromptLogprobs)) : [],
@@ -245,23 +248,6 @@ export class FakeEngine implements EngineClient {
     this.#seenPrompts.add(key);
     return numCached;
   }
-}
-
-function blank(choice: number): EngineDelta {
-  return {
-    choice,
-    tokenIds: empty,
-    numBefore: 0,
-    logprobs: [],
-    promptLogprobs: [],
-    finish: null,
-    stopTokenId: null,
-    numCachedTokens: null,
-    queueMs: null,
-    prefillMs: null,
-    numPreemptions: 0,
-    error: null,
-  };
 }
 
 function logprobOf(tokenId: number, numTop: number): TokenLogprob {

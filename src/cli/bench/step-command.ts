@@ -5,7 +5,7 @@ import { monotonicClock } from '../../common/clock.ts';
 import { StepBatchSchema } from '../../contract/generated/xllm_pb.js';
 import { modelSettings } from '../../files/resolve/settings.ts';
 import { greedyParams } from '../../engine/scheduler/sampling-params.ts';
-import type { SequenceSpec } from '../../engine/scheduler/spec.ts';
+import { ordinarySequence, type SequenceSpec } from '../../engine/scheduler/spec.ts';
 import { StepMessage } from '../../engine/step/delta-codec.ts';
 import { type LoadedEngine, loadEngine } from '../../engine/step/load-engine.ts';
 import { ProgramExecutor } from '../../engine/step/program-executor.ts';
@@ -198,16 +198,10 @@ class Runner {
     const id = this.#nextId++;
     const { numIds } = this.#engine.model.config;
     return {
+      ...ordinarySequence,
       id,
       promptIds: Int32Array.from({ length: promptTokens }, (_, i) => (id * 7919 + i * 104_729) % numIds),
-      generatedIds: new Int32Array(0),
       params: { ...greedyParams, maxTokens },
-      seed: 0n,
-      priority: 0,
-      offline: false,
-      cacheSalt: '',
-      deadlineMs: Number.POSITIVE_INFINITY,
-      group: -1,
     };
   }
 }

@@ -1,4 +1,5 @@
 // Owns every option of every command: one zod schema each, from which flags, variables, config keys, help and docs come.
+import { MAX_STEP_TOKENS } from '../../engine/scheduler/plan.ts';
 import { kvCacheDtypes } from '../../engine/step/kv-cache-dtype.ts';
 import { z } from 'zod';
 import { policyNames } from '../../service/routing/policies.ts';
@@ -52,8 +53,8 @@ const engineOptions = {
     .default(false)
     .describe('Choose ggml products whose result does not depend on the batch (slower for some formats).'),
   maxModelLen: count.optional().describe('Longest sequence in tokens (default: what the model and memory allow).'),
-  maxNumSeqs: count.max(8192).default(64).describe('Most sequences computed in one step.'),
-  maxNumBatchedTokens: count.max(8192).default(512).describe('Token budget of one step; 8,192 at most.'),
+  maxNumSeqs: count.max(MAX_STEP_TOKENS).default(64).describe('Most sequences computed in one step.'),
+  maxNumBatchedTokens: count.max(MAX_STEP_TOKENS).default(512).describe('Token budget of one step; 8,192 at most.'),
   maxQueueLen: count.default(1024).describe('Most requests waiting; more are refused with 503.'),
   maxQueueWaitS: z
     .number()

@@ -5,6 +5,7 @@ import type { Isa } from '../jit/cpu-features.ts';
 import type { CacheGroup } from '../kv/cache-group.ts';
 import type { KvSpace } from '../kv/spaces/kv-space.ts';
 import type { Model } from '../models/model.ts';
+import type { SamplerInput } from '../sampler/sampler-task.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import { Activations, type Rows } from './activations.ts';
 import { allocateResults, allocateShared } from './buffers.ts';
@@ -16,7 +17,7 @@ import { RopeTables } from './rope-tables.ts';
 import { SampleSteps } from './sample-steps.ts';
 import { StepInputs } from './step-inputs.ts';
 import { freeLane, type LaneInputs, type StepLane, writeStep } from './step-lane.ts';
-import { orderStep, type StepOrder } from './step-order.ts';
+import { orderStep, type StepOrder, samplerInput } from './step-order.ts';
 import { type TeamOptions, ThreadTeam } from './thread-team.ts';
 
 export interface ModelProgramOptions {
@@ -36,6 +37,8 @@ export interface ModelProgramOptions {
 export interface PreparedStep {
   readonly lane: StepLane;
   readonly order: StepOrder;
+  /** Of the sampler, slot by slot. */
+  readonly asked: SamplerInput;
 }
 
 /**
@@ -96,10 +99,11 @@ export class ModelProgram {
     invariant(lane, 'two lanes take turns');
     const order = orderStep(plan);
     lane.program.reset();
-    writeStep(lane, plan, order, this.#order, this.#team.nextGeneration);
+    const asked = samplerInput(plan, order);
+    writeStep(lane, plan, order, asked, this.#order, this.#team.nextGeneration);
     this.#ropes.ensure(plan);
     this.#order = order;
-    return { lane, order };
+    return { lane, order, asked };
   }
 
   /** Runs the step prepared last, now or when the running one ends. */

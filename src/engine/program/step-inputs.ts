@@ -3,8 +3,8 @@
 import { invariant } from '../../common/errors.ts';
 import type { Address } from '../ffi/koffi.ts';
 import { allocateNative, type NativeMemory } from '../ffi/memory.ts';
-import { MAX_STEP_TOKENS, ROWS_BYTES, rowsField } from '../jit/kernels/op.ts';
-import type { StepPlan } from '../scheduler/plan.ts';
+import { ROWS_BYTES, rowsField } from '../jit/kernels/op.ts';
+import { MAX_STEP_TOKENS, type StepPlan } from '../scheduler/plan.ts';
 import type { StepOrder } from './step-order.ts';
 
 /** Which rows of a step an op works on. */

@@ -1,11 +1,12 @@
 // Owns what one of two steps in turn reads and leaves: inputs, KV and sample blocks, results; and its program.
+import type { SamplerInput } from '../sampler/sampler-task.ts';
 import type { StepPlan } from '../scheduler/plan.ts';
 import type { ResultBuffers } from './buffers.ts';
 import type { KvSteps } from './kv-steps.ts';
 import type { StepProgram } from './program-builder.ts';
 import type { SampleSteps } from './sample-steps.ts';
 import type { StepInputs } from './step-inputs.ts';
-import { type StepOrder, samplerInput } from './step-order.ts';
+import type { StepOrder } from './step-order.ts';
 
 /** The inputs of a lane, before it has a program. */
 export interface LaneInputs {
@@ -24,6 +25,7 @@ export function writeStep(
   lane: LaneInputs,
   plan: StepPlan,
   order: StepOrder,
+  asked: SamplerInput,
   before: StepOrder | null,
   generation: number,
 ): void {
@@ -31,7 +33,7 @@ export function writeStep(
   lane.inputs.begin(generation);
   lane.inputs.write(plan, order, before);
   lane.kv.write(plan, order);
-  lane.samples.write(samplerInput(plan, order));
+  lane.samples.write(asked);
 }
 
 export function freeLane({ inputs, kv, samples }: LaneInputs): void {

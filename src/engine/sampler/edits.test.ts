@@ -1,25 +1,10 @@
 // Edits against their definition, recomputed from the whole history at every step.
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { LogitEdits, SamplingParams } from '../scheduler/sampling-params.ts';
+import { greedyParams, type LogitEdits, type SamplingParams } from '../scheduler/sampling-params.ts';
 import { createEditsBuilder } from './edits.ts';
 
-const defaults: SamplingParams = {
-  temperature: 1,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  minTokens: 0,
-  maxTokens: 100,
-  ignoreEos: false,
-  stopTokenIds: [],
-  numLogprobs: -1,
-  numPromptLogprobs: -1,
-};
+const defaults: SamplingParams = { ...greedyParams, temperature: 1, ignoreEos: false, maxTokens: 100 };
 const modelStopIds = [2, 7];
 
 const sequenceOf = (params: Partial<SamplingParams>, prompt: readonly number[], generated: readonly number[] = []) => ({

@@ -3,6 +3,9 @@
 import type { GroupTables } from '../kv/tables.ts';
 import type { SampleRow } from './sampling-params.ts';
 
+/** Tokens of a step, at most: kernels count pieces in 16 bits, and none has more than 8 to a token (jit/kernels/op.ts). */
+export const MAX_STEP_TOKENS = 8192;
+
 /** What an output token is computed for. */
 export const outputKind = { sample: 1, promptLogprobs: 2, hidden: 3 } as const;
 

@@ -28,6 +28,17 @@ export interface SequenceSpec {
   readonly group: number;
 }
 
+/** What most sequences are: online, with the shared cache, without a deadline or siblings, begun here. */
+export const ordinarySequence = {
+  generatedIds: new Int32Array(0),
+  seed: 0n,
+  priority: 0,
+  offline: false,
+  cacheSalt: '',
+  deadlineMs: Number.POSITIVE_INFINITY,
+  group: -1,
+} as const satisfies Partial<SequenceSpec>;
+
 /** `handed-off`: another instance goes on with it. */
 export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'handed-off';
 

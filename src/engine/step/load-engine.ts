@@ -59,10 +59,13 @@ export interface EngineLoadOptions {
 
 export interface LoadedEngine {
   readonly model: Model;
+  /** What its KV pages consist of. */
   readonly groups: readonly CacheGroup[];
   readonly kv: KvCache;
   readonly executor: Executor;
+  /** The memory behind the pages. */
   readonly pages: PageStore;
+  /** Whether steps can read and write pages of paired instances' pools. */
   readonly readsForeignPages: boolean;
   readonly scheduler: Scheduler;
   readonly memory: MemoryPlan;

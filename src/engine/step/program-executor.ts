@@ -7,7 +7,7 @@ import type { Model } from '../models/model.ts';
 import type { ModelProgram, PreparedStep } from '../program/model-program.ts';
 import type { StepProgram } from '../program/program-builder.ts';
 import type { StepLane } from '../program/step-lane.ts';
-import { type StepOrder, samplerInput, samplerOutput } from '../program/step-order.ts';
+import { type StepOrder, samplerOutput } from '../program/step-order.ts';
 import { outputKind, type StepOutput, type StepPlan } from '../scheduler/plan.ts';
 import { readSampleResults } from '../sampler/sample-results.ts';
 import type { Executor } from './executor.ts';
@@ -84,7 +84,7 @@ export class ProgramExecutor implements Executor {
   async run(plan: StepPlan): Promise<StepOutput> {
     invariant(this.#prepared?.stepId === plan.stepId, `step ${plan.stepId} was not prepared`);
     const { program, model } = this.#options;
-    const { lane, order } = this.#prepared;
+    const { lane, order, asked } = this.#prepared;
     const queuedMs = performance.now();
     await program.run(this.#prepared);
     const endMs = performance.now();
@@ -95,7 +95,7 @@ export class ProgramExecutor implements Executor {
     invariant(results, 'every lane has results');
     const { vocabSize, numIds, hiddenSize } = model.config;
     this.#options.observe?.(plan, logitsOf(order, results.logits, vocabSize));
-    const bySlot = readSampleResults(samplerInput(plan, order), { ...results, vocabSize, numIds });
+    const bySlot = readSampleResults(asked, { ...results, vocabSize, numIds });
     const { tokenIds, logprobs, topLogprobs } = samplerOutput(bySlot, order);
     const hidden = hiddenOf(plan, results.hidden, hiddenSize, (output) => order.outputSlots[output]!);
     this.#lastProgram = lane.program;

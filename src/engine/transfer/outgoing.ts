@@ -160,7 +160,7 @@ export class Outgoing {
     this.#turnOf(id, 'ended');
   }
 
-  /** Transfers under way, and pages that others have. */
+  /** Transfers under way. */
   get numOpen(): number {
     return this.#transfers.size;
   }
@@ -318,10 +318,11 @@ export class Outgoing {
     const { transport } = transfer.pairing;
     if (transfer.state !== 'moving' || !transport) return;
     const sequence = scheduler.moving(transfer.id);
-    if (!sequence?.kv) {
+    if (!sequence) return;
+    if (!sequence.kv) {
       // Preempted, and not just waiting for its first row: it would have to be computed anew before it could be held.
-      const hasBegun = sequence && sequence.generatedIds.length > sequence.spec.generatedIds.length;
-      if (sequence && (transfer.isLive || hasBegun)) this.#turn(transfer, 'kept');
+      const hasBegun = sequence.generatedIds.length > sequence.spec.generatedIds.length;
+      if (transfer.isLive || hasBegun) this.#turn(transfer, 'kept');
       return;
     }
     // What it runs on is not all ours yet: it is copied as it decodes on.

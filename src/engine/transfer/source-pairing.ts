@@ -69,10 +69,6 @@ export class SourcePairing {
     return this.#transport;
   }
 
-  get isOver(): boolean {
-    return this.#isOver;
-  }
-
   /** Whether what was lent, and only read, is ours again. */
   get hasLeaseEnded(): boolean {
     return hostNowNs() > this.#leaseEndNs;

@@ -3,7 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { isRefusal } from '../../common/errors.ts';
 import { SamplingSchema } from '../../contract/generated/xllm_pb.js';
-import type { EngineDelta, EngineModel, EngineRequest } from '../engine-client.ts';
+import { type EngineDelta, type EngineModel, type EngineRequest, ordinaryRequest } from '../engine-client.ts';
 import { clusterOf, instanceView } from '../routing/testing/clusters.ts';
 import { emptyDelta } from './delta-codec.ts';
 import { defaultRouting, RoutedEngine, type RoutedInstances } from './routed-engine.ts';
@@ -90,19 +90,13 @@ afterEach(() => {
 
 async function submit(engine: RoutedEngine, id: string, more: Partial<EngineRequest> = {}): Promise<void> {
   const request: EngineRequest = {
+    ...ordinaryRequest,
     requestId: id,
     model: 'm',
     promptIds: Int32Array.of(1, 2, 3),
     sampling: create(SamplingSchema, { numPromptLogprobs: -1 }),
     maxTokens: 5,
     seeds: [1n],
-    priority: 0,
-    offline: false,
-    cacheSalt: '',
-    deadlineMs: 0,
-    sessionKey: '',
-    ttftSloMs: 0,
-    tpotSloMs: 0,
     ...more,
   };
   const handle = await engine.submit(request, ({ finish, error }) => {

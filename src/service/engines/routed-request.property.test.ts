@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { isRefusal, type Refusal } from '../../common/errors.ts';
 import { SamplingSchema } from '../../contract/generated/xllm_pb.js';
-import type { EngineDelta, EngineRequest, TokenLogprob } from '../engine-client.ts';
+import { type EngineDelta, type EngineRequest, ordinaryRequest, type TokenLogprob } from '../engine-client.ts';
 import type { RoutingDecision } from '../routing/router.ts';
 import { candidatesOf } from '../routing/predict.ts';
 import { clusterOf, instanceView, routingRequest } from '../routing/testing/clusters.ts';
@@ -210,19 +210,13 @@ test('whatever fails, every choice is told whole, once, or fails as two instance
         for (const name of refusing) cluster.refusing.add(name);
         const seeds = Array.from({ length: n }, (_, i) => BigInt(i + 1));
         const request: EngineRequest = {
+          ...ordinaryRequest,
           requestId: 'r',
           model: 'm',
           promptIds: new Int32Array(promptLength),
           sampling: create(SamplingSchema, { numLogprobs: 0, numPromptLogprobs: wantsPrompt ? 0 : -1 }),
           maxTokens,
           seeds,
-          priority: 0,
-          offline: false,
-          cacheSalt: '',
-          deadlineMs: 0,
-          sessionKey: '',
-          ttftSloMs: 0,
-          tpotSloMs: 0,
         };
         const heard = seeds.map(() => ({
           tokens: [] as number[],

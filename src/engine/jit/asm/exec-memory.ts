@@ -1,4 +1,5 @@
 // Owns executable memory: written while writable, then made executable, never both (W^X).
+import { invariant } from '../../../common/errors.ts';
 import { type Address, koffi, viewMemory } from '../../ffi/koffi.ts';
 import { MAP, mmap, mprotect, munmap, PAGE_BYTES, PROT, SystemError } from '../../ffi/libc.ts';
 import { emitFunction } from './function.ts';
@@ -69,7 +70,9 @@ function tryExecuting(): ExecutionProbe {
   try {
     const code = loadCode([emitFunction('probe', 0, (a) => a.mov(r32(rax), answer))]);
     try {
-      const call = koffi.decode(BigInt(code.addresses[0] ?? 0), koffi.proto('int xllm_probe()'));
+      const [address] = code.addresses;
+      invariant(address, 'the probe was not loaded');
+      const call = koffi.decode(BigInt(address), koffi.proto('int xllm_probe()'));
       return call() === answer ? { ok: true } : { ok: false, reason: 'emitted code gave a wrong answer' };
     } finally {
       code.free();

@@ -35,8 +35,6 @@ export const opField = {
 /** i64 each: how many rows of this step the op works on, the first of them in its buffers, the step's generation. */
 export const rowsField = { count: 0, first: 8, generation: 16 } as const;
 export const ROWS_BYTES = 24;
-/** Tokens of a step, at most: pieces are counted in 16 bits, and no op has more than 8 to a token. */
-export const MAX_STEP_TOKENS = 8192;
 /** Added to `claimed` by claims from the first piece on, and from the last on. */
 const CLAIM = { first: 1, last: 0x1_0000 } as const;
 /** Where a kernel's own fields start. */

@@ -7,6 +7,7 @@ import { HashExecutor, type HashExecutorOptions } from '../../step/hash-executor
 import { outputKind, type StepOutput, type StepPlan } from '../plan.ts';
 import type { LogitEdits, SamplingParams } from '../sampling-params.ts';
 import { greedyParams } from '../sampling-params.ts';
+import { ordinarySequence } from '../spec.ts';
 import { Scheduler } from '../scheduler.ts';
 import type {
   EditsBuilder,
@@ -89,16 +90,10 @@ export function makeSpec(prompt: number | readonly number[], more: Partial<Seque
   const promptIds =
     typeof prompt === 'number' ? Int32Array.from({ length: prompt }, (_, i) => 1000 * id + i) : Int32Array.from(prompt);
   return {
+    ...ordinarySequence,
     id,
     promptIds,
     params: defaultParams,
-    seed: 0n,
-    priority: 0,
-    offline: false,
-    cacheSalt: '',
-    deadlineMs: Number.POSITIVE_INFINITY,
-    group: -1,
-    generatedIds: new Int32Array(0),
     ...more,
   };
 }

@@ -119,7 +119,7 @@ export function emitQueries(c: Context): void {
   });
 }
 
-const floatBits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0] ?? 0;
+const floatBits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0]!;
 
 /** The part that is finished last merges them all, in order; others go on to `done`. */
 export function emitMeeting(c: Context, done: Label): void {
