@@ -75,3 +75,9 @@ export async function untilIdle(url: string): Promise<void> {
   await eventually(async () => (await metric(url, 'xllm:handoff_open')) === 0, 'every hand-off ended');
   await eventually(async () => (await metric(url, 'xllm:handoff_pages_out')) === 0, 'every lent page came back');
 }
+
+/** How KV goes between instances of one host, and the flags for it. */
+export const transports = [
+  ['mapped', []],
+  ['over TCP', ['--kv-transport', 'tcp']],
+] as const;

@@ -2,7 +2,7 @@
 import { afterEach, expect, test } from 'vitest';
 import { metric } from '../support/client.ts';
 import { counts, eventually } from '../support/server.ts';
-import { untilIdle } from './cluster.ts';
+import { transports, untilIdle } from './cluster.ts';
 import { Halves, schedulable, untilSchedulable } from './halves.ts';
 import { ask, type Body, contentOf, random, randomRequest } from './requests.ts';
 
@@ -20,10 +20,7 @@ function body(seed: number, maxTokens: number): Body {
   return { ...rest, prompt, max_tokens: maxTokens, stream: true, ignore_eos: true };
 }
 
-test.each([
-  ['mapped', []],
-  ['over TCP', ['--kv-transport', 'tcp']],
-] as const)(
+test.each(transports)(
   '%s',
   async (_, args) => {
     const alone = await halves.service('timed', '--log-level', 'info');

@@ -3,17 +3,14 @@ import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { metric } from '../support/client.ts';
 import { counts, eventually } from '../support/server.ts';
-import { type Cluster, startCluster, untilIdle } from './cluster.ts';
-import { ask, type Body, contentOf, random, randomRequest } from './requests.ts';
+import { type Cluster, startCluster, transports, untilIdle } from './cluster.ts';
+import { ask, type Body, contentOf, random, randomRequest, vanish } from './requests.ts';
 
 const NUM_CLIENTS = counts(100, 500);
 /** Sent at one time. */
 const NUM_ROUNDS = 4;
 
-describe.each([
-  ['mapped', []],
-  ['over TCP', ['--kv-transport', 'tcp']],
-] as const)('%s', (_, args) => {
+describe.each(transports)('%s', (_, args) => {
   let cluster: Cluster;
   beforeAll(async () => {
     cluster = await startCluster(
@@ -33,22 +30,6 @@ describe.each([
   const numDescriptors = () =>
     engines.map((name) => readdirSync(`/proc/${cluster.pidOf(name) ?? 'none'}/fd`).length).join();
 
-  async function vanish(body: Body, afterMs: number): Promise<void> {
-    const controller = new AbortController();
-    setTimeout(() => controller.abort(), afterMs);
-    try {
-      const response = await fetch(`${cluster.url}/v1/completions`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify(body),
-        signal: controller.signal,
-      });
-      await response.text();
-    } catch (error) {
-      if (!controller.signal.aborted) throw error;
-    }
-  }
-
   test('nothing is left', async () => {
     // Every engine is paired with every other one before descriptors are counted.
     const probe: Body = { prompt: [1, 2, 3], max_tokens: 60, ignore_eos: true, temperature: 0 };
@@ -65,7 +46,7 @@ describe.each([
           const seed = 900 + round * perRound + i;
           const length = pick(3) === 0 ? 1_500 : 20 + pick(200);
           const prompt = Array.from({ length }, () => 100 + pick(40_000));
-          return vanish({ ...randomRequest(seed), prompt, max_tokens: 200, stream: true }, pick(2_500));
+          return vanish(cluster.url, { ...randomRequest(seed), prompt, max_tokens: 200, stream: true }, pick(2_500));
         }),
       );
     }

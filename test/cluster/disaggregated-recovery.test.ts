@@ -1,8 +1,17 @@
 // Prefill and decode instances killed and stopped at every stage: the client's answer is whole, and the same as without.
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { counts, eventually } from '../support/server.ts';
-import { type Cluster, type Life, lifeOf, startCluster, untilIdle } from './cluster.ts';
-import { type Answer, ask, type Body, contentOf, random, randomRequest } from './requests.ts';
+import { type Cluster, type Life, lifeOf, startCluster, transports, untilIdle } from './cluster.ts';
+import {
+  type Answer,
+  ask,
+  askAndListen,
+  type Body,
+  contentOf,
+  longRequest,
+  promptOf,
+  randomRequest,
+} from './requests.ts';
 
 const NUM_SEEDS = counts(1, 10);
 let alone: Cluster;
@@ -15,25 +24,15 @@ afterAll(() => alone.stop());
 
 /** When the failure comes, by what the client has heard, and a request that stays there for a while. */
 const stages: Readonly<Record<string, { readonly body: (seed: number) => Body; readonly numEvents: number }>> = {
-  'mid-prefill': { body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 2_500), max_tokens: 20 }), numEvents: 0 },
+  'mid-prefill': { body: (seed) => longRequest(seed, 2_500, 20), numEvents: 0 },
   // Its first token is heard of while the hand-over is under way.
-  'mid-hand-off': { body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 900), max_tokens: 100 }), numEvents: 1 },
+  'mid-hand-off': { body: (seed) => longRequest(seed, 900, 100), numEvents: 1 },
   'at the first decodes': {
-    body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 40), max_tokens: 300 }),
+    body: (seed) => longRequest(seed, 40, 300),
     numEvents: 4,
   },
-  'late in decode': { body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 40), max_tokens: 300 }), numEvents: 200 },
+  'late in decode': { body: (seed) => longRequest(seed, 40, 300), numEvents: 200 },
 };
-
-function tokens(seed: number, length: number): number[] {
-  const pick = random(seed + 77);
-  return Array.from({ length }, () => 100 + pick(40_000));
-}
-
-function shape(seed: number): Body {
-  const { prompt: _, max_tokens: __, echo: ___, ...rest } = randomRequest(seed);
-  return { ...rest, stream: true, ignore_eos: true, offline: false };
-}
 
 type Role = 'prefill' | 'decode';
 type Signal = 'SIGKILL' | 'SIGSTOP';
@@ -52,28 +51,16 @@ async function failDuring(stage: string, role: Role, signal: Signal, seed: numbe
   const body = bodyOf(seed);
   const id = `${signal}-${role}-${stage.replaceAll(' ', '-')}-${seed}`;
   const expected = await ask(alone.url, body);
-  let seen = 0;
-  let lastMs = Number.NaN;
-  let gapMs = 0;
-  const answer = ask(cluster.url, body, {
-    id,
-    onEvent: () => {
-      seen++;
-      const nowMs = performance.now();
-      // NaN before the failure: no gap.
-      if (nowMs - lastMs > gapMs) gapMs = nowMs - lastMs;
-      if (!Number.isNaN(lastMs)) lastMs = nowMs;
-    },
-  });
+  const { answer, numSeen, gapMs, failed } = askAndListen(cluster.url, body, id);
   const name = await eventually(
-    async () => (seen >= numEvents ? playerOf(await lifeOf(cluster.url, id), role) : null),
+    async () => (numSeen() >= numEvents ? playerOf(await lifeOf(cluster.url, id), role) : null),
     `${id} is where it should be`,
   );
   const pid = cluster.pidOf(name) ?? -1;
   process.kill(pid, signal);
-  lastMs = performance.now();
+  failed();
   expect(contentOf(await answer), id).toEqual(contentOf(expected));
-  gapsMs.push(Math.round(gapMs));
+  gapsMs.push(gapMs());
   // Where the other one had all that was needed, nothing was lost at all.
   const events = (await lifeOf(cluster.url, id))?.prompts[0]?.events ?? [];
   expect(events.filter(({ event }) => event === 'lost').length, id).toBeLessThanOrEqual(1);
@@ -93,10 +80,7 @@ async function numSchedulable(): Promise<number> {
   return (text.match(/^xllm:instance_schedulable\{.*\} 1$/gm) ?? []).length;
 }
 
-describe.each([
-  ['mapped', []],
-  ['over TCP', ['--kv-transport', 'tcp']],
-] as const)('%s', (_, args) => {
+describe.each(transports)('%s', (_, args) => {
   let isUp = false;
   beforeEach(async () => {
     if (isUp && NUM_SEEDS === 1) return;
@@ -126,7 +110,7 @@ describe.each([
   test('many at once, queued ones too: all are answered whole', async () => {
     const bodies = Array.from(
       { length: 40 },
-      (__, i): Body => ({ ...randomRequest(i + 500), prompt: tokens(i, 200), max_tokens: 60 }),
+      (__, i): Body => ({ ...randomRequest(i + 500), prompt: promptOf(i, 200), max_tokens: 60 }),
     );
     const expected = await Promise.all(bodies.map((body) => ask(alone.url, body)));
     for (const role of ['prefill', 'decode'] as const) {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { metric } from '../support/client.ts';
 import { counts, root } from '../support/server.ts';
-import { type Cluster, startCluster, untilIdle } from './cluster.ts';
+import { type Cluster, startCluster, transports, untilIdle } from './cluster.ts';
 import { type Answer, ask, type Body, contentOf, random, randomRequest } from './requests.ts';
 
 const NUM_REQUESTS = counts(40, 200);
@@ -29,10 +29,7 @@ beforeAll(async () => {
 let cluster: Cluster | null = null;
 afterAll(() => cluster?.stop());
 
-test.each([
-  ['mapped', []],
-  ['over TCP', ['--kv-transport', 'tcp']],
-] as const)(
+test.each(transports)(
   '%s',
   async (_, args) => {
     await cluster?.stop();

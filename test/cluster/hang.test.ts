@@ -3,23 +3,17 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-import { eventually, type RunningProgram, runProgram } from '../support/server.ts';
+import { eventually } from '../support/server.ts';
 import { lifeOf } from './cluster.ts';
+import { Halves } from './halves.ts';
 import { ask, contentOf } from './requests.ts';
 
-const programs: RunningProgram[] = [];
+const halves = new Halves();
 const folder = mkdtempSync(join(tmpdir(), 'xllm-test-hang-'));
-const start = (...args: string[]) => {
-  const program = runProgram(args);
-  programs.push(program);
-  return program;
-};
+const start = (...args: string[]) => halves.start(args);
 
 afterEach(async () => {
-  for (const { child, exited } of programs.splice(0)) {
-    child.kill('SIGKILL');
-    await exited;
-  }
+  await halves.stopAll();
   rmSync(folder, { recursive: true, force: true });
 });
 

@@ -2,7 +2,18 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { counts, eventually } from '../support/server.ts';
 import { type Cluster, instanceOf, lifeOf, startCluster, untilIdle } from './cluster.ts';
-import { type Answer, ask, type Body, contentOf, random, randomRequest } from './requests.ts';
+import {
+  type Answer,
+  ask,
+  askAndListen,
+  type Body,
+  contentOf,
+  longRequest,
+  promptOf,
+  random,
+  randomRequest,
+  vanish,
+} from './requests.ts';
 
 const NUM_SEEDS = counts(2, 10);
 /** At this scale a step with a full prompt chunk takes about 150 ms, a decode step 2 ms and up. */
@@ -22,23 +33,13 @@ afterAll(async () => {
 
 /** Where a request is when its instance fails, by its events so far, and a request that stays there for a while. */
 const stages: Readonly<Record<string, { readonly body: (seed: number) => Body; readonly numEvents: number }>> = {
-  'in prefill': { body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 2_500), max_tokens: 20 }), numEvents: 0 },
+  'in prefill': { body: (seed) => longRequest(seed, 2_500, 20), numEvents: 0 },
   'at its first tokens': {
-    body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 40), max_tokens: 300 }),
+    body: (seed) => longRequest(seed, 40, 300),
     numEvents: 1,
   },
-  'late in decode': { body: (seed) => ({ ...shape(seed), prompt: tokens(seed, 40), max_tokens: 300 }), numEvents: 200 },
+  'late in decode': { body: (seed) => longRequest(seed, 40, 300), numEvents: 200 },
 };
-
-function tokens(seed: number, length: number): number[] {
-  const pick = random(seed + 77);
-  return Array.from({ length }, () => 100 + pick(40_000));
-}
-
-function shape(seed: number): Body {
-  const { prompt: _, max_tokens: __, echo: ___, ...rest } = randomRequest(seed);
-  return { ...rest, stream: true, ignore_eos: true, offline: false };
-}
 
 /** Longest wait for a token after each failure. */
 const gapsMs: Record<string, number[]> = { SIGKILL: [], SIGSTOP: [] };
@@ -48,25 +49,13 @@ async function failDuring(stage: string, signal: 'SIGKILL' | 'SIGSTOP', seed: nu
   const body = bodyOf(seed);
   const id = `${signal}-${stage.replaceAll(' ', '-')}-${seed}`;
   const expected = await ask(alone.url, body);
-  let seen = 0;
-  let lastMs = Number.NaN;
-  let gapMs = 0;
-  const answer = ask(cluster.url, body, {
-    id,
-    onEvent: () => {
-      seen++;
-      const nowMs = performance.now();
-      // NaN before the failure: no gap.
-      if (nowMs - lastMs > gapMs) gapMs = nowMs - lastMs;
-      if (!Number.isNaN(lastMs)) lastMs = nowMs;
-    },
-  });
-  const name = await instanceOf(cluster.url, id, () => seen >= numEvents);
+  const { answer, numSeen, gapMs, failed } = askAndListen(cluster.url, body, id);
+  const name = await instanceOf(cluster.url, id, () => numSeen() >= numEvents);
   const pid = cluster.pidOf(name) ?? -1;
   process.kill(pid, signal);
-  lastMs = performance.now();
+  failed();
   expect(contentOf(await answer), id).toEqual(contentOf(expected));
-  gapsMs[signal]?.push(Math.round(gapMs));
+  gapsMs[signal]?.push(gapMs());
   const events = (await lifeOf(cluster.url, id))?.prompts[0]?.events ?? [];
   expect(
     events.filter(({ event }) => event === 'lost'),
@@ -109,7 +98,7 @@ test('many at once, queued ones too: all are answered whole', async () => {
     { length: 40 },
     (_, i): Body => ({
       ...randomRequest(i + 500),
-      prompt: tokens(i, 200),
+      prompt: promptOf(i, 200),
       max_tokens: 60,
     }),
   );
@@ -130,23 +119,13 @@ test('many at once, queued ones too: all are answered whole', async () => {
 
 test('clients that vanish while instances fail leave nothing behind', async () => {
   const pick = random(3);
-  const clients = Array.from({ length: counts(40, 300) }, async (_, i) => {
-    const controller = new AbortController();
-    setTimeout(() => controller.abort(), pick(2_500));
-    const body = JSON.stringify({ ...randomRequest(i + 900), prompt: tokens(i, 300), max_tokens: 200, stream: true });
-    const headers = { 'content-type': 'application/json' };
-    try {
-      const response = await fetch(`${cluster.url}/v1/completions`, {
-        method: 'POST',
-        headers,
-        body,
-        signal: controller.signal,
-      });
-      await response.text();
-    } catch (error) {
-      if (!controller.signal.aborted) throw error;
-    }
-  });
+  const clients = Array.from({ length: counts(40, 300) }, (_, i) =>
+    vanish(
+      cluster.url,
+      { ...randomRequest(i + 900), prompt: promptOf(i, 300), max_tokens: 200, stream: true },
+      pick(2_500),
+    ),
+  );
   await new Promise((resolve) => setTimeout(resolve, 700));
   process.kill(cluster.pidOf('engine-1') ?? -1, 'SIGKILL');
   await Promise.all(clients);
@@ -154,7 +133,7 @@ test('clients that vanish while instances fail leave nothing behind', async () =
 }, 300_000);
 
 test('a request that takes two instances down is failed, and a third is left alone', async () => {
-  const body = { prompt: tokens(9, 40), max_tokens: 2_000, stream: true, ignore_eos: true, seed: 5 };
+  const body = { prompt: promptOf(9, 40), max_tokens: 2_000, stream: true, ignore_eos: true, seed: 5 };
   const answer = ask(cluster.url, body, { id: 'poison' });
   const first = await instanceOf(cluster.url, 'poison', () => true);
   process.kill(cluster.pidOf(first) ?? -1, 'SIGKILL');

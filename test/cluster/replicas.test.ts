@@ -61,7 +61,8 @@ function underLoad(services: readonly Service[], maxTokens: number) {
   };
 }
 
-test('both replicas serve what registers with etcd, and one of them writes', async () => {
+/** Two service replicas that both know of two engines. */
+async function startPairOfReplicas(): Promise<Service[]> {
   const services = [
     await halves.service('--coordinator', coordinator),
     await halves.service('--coordinator', coordinator),
@@ -69,6 +70,11 @@ test('both replicas serve what registers with etcd, and one of them writes', asy
   halves.engine('e0', coordinator);
   halves.engine('e1', coordinator);
   for (const { url } of services) await untilSchedulable(url, 'e0', 'e1');
+  return services;
+}
+
+test('both replicas serve what registers with etcd, and one of them writes', async () => {
+  const services = await startPairOfReplicas();
   const answers = await Promise.all(services.map(({ url }) => complete(url, body)));
   expect(answers[0]?.tokenIds).toHaveLength(3);
   expect(answers[1]?.tokenIds).toEqual(answers[0]?.tokenIds);
@@ -127,13 +133,7 @@ test('etcd killed and restarted under load: nothing fails, and the log has one l
 });
 
 test('the writer is killed: the other replica takes over within the lease time, its requests unharmed', async () => {
-  const services = [
-    await halves.service('--coordinator', coordinator),
-    await halves.service('--coordinator', coordinator),
-  ];
-  halves.engine('e0', coordinator);
-  halves.engine('e1', coordinator);
-  for (const { url } of services) await untilSchedulable(url, 'e0', 'e1');
+  const services = await startPairOfReplicas();
   const [writer, other] = await agreed(services);
   expect(other).toBeDefined();
   if (!other) return;

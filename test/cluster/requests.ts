@@ -124,3 +124,64 @@ export async function ask(
 export function contentOf({ status, error, choices, sawDone }: Answer): unknown {
   return { status, error, choices, sawDone };
 }
+
+/** Token ids of a prompt, by seed. */
+export function promptOf(seed: number, length: number): number[] {
+  const pick = random(seed + 77);
+  return Array.from({ length }, () => 100 + pick(40_000));
+}
+
+/** A request that runs for as many tokens as asked for, streaming; else random. */
+export function longRequest(seed: number, numPrompt: number, maxTokens: number): Body {
+  const { prompt: _, max_tokens: __, echo: ___, ...rest } = randomRequest(seed);
+  return {
+    ...rest,
+    stream: true,
+    ignore_eos: true,
+    offline: false,
+    prompt: promptOf(seed, numPrompt),
+    max_tokens: maxTokens,
+  };
+}
+
+/** An answer that is listened to: how many events have come, and the longest wait for one since `failed` was called. */
+export function askAndListen(url: string, body: Body, id: string) {
+  let numSeen = 0;
+  let lastMs = Number.NaN;
+  let gapMs = 0;
+  const answer = ask(url, body, {
+    id,
+    onEvent: () => {
+      numSeen++;
+      const nowMs = performance.now();
+      // NaN before the failure: no gap.
+      if (nowMs - lastMs > gapMs) gapMs = nowMs - lastMs;
+      if (!Number.isNaN(lastMs)) lastMs = nowMs;
+    },
+  });
+  return {
+    answer,
+    numSeen: () => numSeen,
+    gapMs: () => Math.round(gapMs),
+    failed: () => {
+      lastMs = performance.now();
+    },
+  };
+}
+
+/** A client that asks, and hangs up after `afterMs`. */
+export async function vanish(url: string, body: Body, afterMs: number): Promise<void> {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), afterMs);
+  try {
+    const response = await fetch(`${url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+      signal: controller.signal,
+    });
+    await response.text();
+  } catch (error) {
+    if (!controller.signal.aborted) throw error;
+  }
+}
